@@ -1,0 +1,9 @@
+"""What a person did that cannot work, said so that they can mend it."""
+
+
+class UserError(Exception):
+    """One or more sentences for the person at the keyboard.
+
+    The command line prints them without a traceback and exits with code 2. Subclasses live where
+    they are raised; a bug in this package is never a ``UserError``.
+    """
