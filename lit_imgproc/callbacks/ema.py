@@ -1,0 +1,37 @@
+"""An exponential moving average of the weights."""
+
+from typing import Annotated
+
+from annotated_types import Interval
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lit_imgproc.errors import UserError
+
+
+class EMA(WeightAveraging):
+    """Average the weights over the steps; validate, test and save the average.
+
+    All tensors are updated by one foreach call. Checkpoints hold the average as ``state_dict`` and
+    the weights being trained as ``current_model_state``, and training resumes from both.
+
+    Args:
+        decay: how much of the average a step keeps.
+    """
+
+    def __init__(self, *, decay: Annotated[float, Interval(gt=0, lt=1)] = 0.999) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the module. The base would first call ``configure_model``, which is for shards."""
+        if stage != "fit":
+            return
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise UserError(
+                "the ema callback cannot average sharded weights: set callbacks.ema=null"
+            )
+        self._average_model = AveragedModel(
+            pl_module, device=pl_module.device, use_buffers=True, **self._kwargs
+        )

@@ -1,0 +1,62 @@
+"""``lit-imgproc ui``."""
+
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from lit_imgproc.cli.arguments import Uri
+
+
+def ui(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Open this run; its first characters do.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Where to serve a local store.")] = 5000,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    uri: Uri = None,
+) -> None:
+    """Open the MLflow UI on the local store, or the page of a tracking server.
+
+    Example: lit-imgproc ui ab12
+    """
+    from lit_imgproc.errors import UserError
+    from lit_imgproc.recipes.run import default_store
+    from lit_imgproc.tracking.records import find_run, run_url, ui_command
+
+    store = uri or default_store()
+    remote = store.startswith(("http://", "https://"))
+    server = store if remote else f"http://127.0.0.1:{port}"
+    page = run_url(find_run(run, store), server) if run is not None else server
+    if remote:
+        print(page)
+        if browser:
+            webbrowser.open(page)
+        return
+    process = subprocess.Popen(ui_command(store, port))
+    try:
+        while not _answers(server):
+            if process.poll() is not None:
+                raise UserError(f"the MLflow UI did not start on port {port}: try another --port")
+            time.sleep(0.5)
+        print(f"MLflow UI: {page} (Ctrl-C ends it)", flush=True)
+        if browser:
+            webbrowser.open(page)
+        process.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(server: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server}/health", timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,189 @@
+"""What every datamodule here offers, whatever the family."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cv2
+import lightning.pytorch as pl
+from annotated_types import Ge, Gt
+from torch.utils.data import DataLoader, Dataset
+
+from lit_imgproc.data.order import EvalBatches, TrainBatches, TrainLoader
+from lit_imgproc.errors import UserError
+from lit_imgproc.inputs import InputSpec
+
+# Workers are the parallelism; and OpenCV's own threads, once used, hang in a process that is forked.
+cv2.setNumThreads(0)
+
+Split = Literal["train", "val", "test"]
+BatchSize = Annotated[int, Gt(0)]
+NumWorkers = Annotated[int, Ge(0)] | None
+
+
+class DataError(UserError):
+    """A data set that cannot be read or used as asked, with everything that is wrong with it."""
+
+
+class ImageDataset(Dataset[dict[str, Any]], ABC):
+    """The images of one split.
+
+    ``dataset[index]`` is an image as evaluation sees it; ``dataset[index, sample_seed]`` is
+    augmented, as a function of the image and the seed alone.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def update_digest(self, digest: "hashlib._Hash") -> None:
+        """Feed the names, labels and bytes of all images, in order, to a digest."""
+
+
+class ImageDataModule(pl.LightningDataModule, ABC):
+    """Splits, loaders and facts over :class:`ImageDataset`.
+
+    A subclass reads its files in :meth:`read` and states its :meth:`facts`. Everything that
+    Lightning needs follows: ``trainer.fit(module, datamodule)`` works with nothing else.
+
+    Args:
+        batch_size: Images in a batch of one process.
+        num_workers: Processes that load images; ``None`` takes the CPUs that this rank may use,
+            less one for training, and at most eight.
+        seed: Seed of the order of the training images and of their augmentations.
+    """
+
+    def __init__(
+        self, *, batch_size: BatchSize = 32, num_workers: NumWorkers = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.num_workers = available_cpus(limit=9) - 1 if num_workers is None else num_workers
+        self.seed = seed
+        self._datasets: dict[Split, ImageDataset] | None = None
+
+    @abstractmethod
+    def read(self) -> dict[Split, ImageDataset]:
+        """Read the data set, after fetching it under a file lock where it can be fetched.
+
+        Raises:
+            DataError: With one line for everything that is wrong with the files.
+        """
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What modules and networks need to know, as plain values.
+
+        Constructor parameters of the same name that a recipe leaves unset are filled from here.
+        """
+
+    @abstractmethod
+    def input_spec(self) -> InputSpec:
+        """What evaluation does to an image."""
+
+    @classmethod
+    @abstractmethod
+    def write_toy(cls, root: Path) -> None:
+        """Write a small, always equal data set in the real format, for tests and ``--toy``."""
+
+    def prepare(self) -> None:
+        """Read and check the data set, once; a second call does nothing."""
+        if self._datasets is None:
+            self._datasets = self.read()
+
+    def setup(self, stage: str) -> None:
+        """Lightning's hook, the same on every rank."""
+        self.prepare()
+
+    def dataset(self, split: Split) -> ImageDataset:
+        """The images of one split."""
+        self.prepare()
+        assert self._datasets is not None
+        return self._datasets[split]
+
+    def splits(self) -> dict[Split, int]:
+        """The number of images in each split."""
+        self.prepare()
+        assert self._datasets is not None
+        return {split: len(dataset) for split, dataset in self._datasets.items()}
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, labels and bytes of everything that is used, as hex digits.
+
+        It does not depend on where the files lie nor on what is done to the pixels.
+        """
+        digest = hashlib.sha256()
+        for split in self.splits():
+            digest.update(f"{split}\0".encode())
+            self.dataset(split).update_digest(digest)
+        return digest.hexdigest()
+
+    def steps_per_epoch(self, world_size: int = 1) -> int:
+        """Training batches that each of ``world_size`` processes sees in an epoch."""
+        return len(self._train_batches(rank=0, world_size=world_size))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled and augmented; its position is part of Lightning's checkpoints."""
+        if getattr(self.trainer, "overfit_batches", 0) > 0:
+            return self._eval_loader("train")  # the same images in every epoch
+        batches = self._train_batches(*self._rank())
+        return TrainLoader(self.dataset("train"), batch_sampler=batches, **self._loader_settings())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every validation image once over all ranks."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Every test image once over all ranks."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test images, shared out as Lightning's own sampler would but without padding."""
+        # Lightning rebuilds this loader to track indices, which it can do for plain samplers only.
+        rank, world_size = self._rank()
+        dataset = self.dataset("test")
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=range(rank, len(dataset), world_size),
+            **self._loader_settings(),
+        )
+
+    def _train_batches(self, rank: int, world_size: int) -> TrainBatches:
+        size = len(self.dataset("train"))
+        return TrainBatches(size, self.batch_size, self.seed, rank, world_size)
+
+    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+        dataset = self.dataset(split)
+        batches = EvalBatches(len(dataset), self.batch_size, *self._rank())
+        return DataLoader(dataset, batch_sampler=batches, **self._loader_settings())
+
+    def _rank(self) -> tuple[int, int]:
+        """This process and the number of processes among those that share the data."""
+        # The strategy knows: under tensor parallelism several ranks see the same images.
+        shares = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)
+
+    def _loader_settings(self) -> dict[str, Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_gpu,
+        }
+
+
+def available_cpus(limit: int) -> int:
+    """The CPUs that this rank may use, at least one and at most ``limit``."""
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        cpus = int(os.environ["SLURM_CPUS_PER_TASK"])
+    elif hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    else:
+        cpus = os.cpu_count() or 1
+    return max(1, min(cpus, limit))

@@ -1,0 +1,239 @@
+"""Augmentation: albumentations pipelines, by preset or spelled out, a function of a seed.
+
+Albumentations keeps random generators of its own that repeat themselves in every worker and every
+epoch. Here they are set before each call from the sample's seed (:mod:`lit_imgproc.data.order`).
+"""
+
+import difflib
+import inspect
+import random
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import albumentations as A
+import numpy as np
+from annotated_types import Predicate
+from numpy.typing import NDArray
+
+from lit_imgproc.data.base import DataError
+
+Pipeline = list[A.BasicTransform | A.BaseCompose]
+
+
+def _none(size: int, channels: int) -> Pipeline:
+    """Nothing."""
+    return []
+
+
+def _flip(size: int, channels: int) -> Pipeline:
+    """Mirror half of the images left to right."""
+    return [A.HorizontalFlip(p=0.5)]
+
+
+def _crop_flip(size: int, channels: int) -> Pipeline:
+    """Pad with black by an eighth (4 pixels of 32), crop at random, mirror: arXiv:1512.03385."""
+    return [A.Pad(round(size / 8)), A.RandomCrop(size, size), A.HorizontalFlip(p=0.5)]
+
+
+def _crop_flip_erase(size: int, channels: int) -> Pipeline:
+    """``crop_flip``, and random erasing of half of the images: arXiv:1708.04896."""
+    return [*_crop_flip(size, channels), A.Erasing(scale=(0.02, 0.33), fill="random", p=0.5)]
+
+
+def _random_resized_crop(size: int, channels: int) -> Pipeline:
+    """8 to 100 % of the image at 3:4 to 4:3, and mirror, as on ImageNet: arXiv:1409.4842."""
+    return [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), A.HorizontalFlip(p=0.5)]
+
+
+def _shift(size: int, channels: int) -> Pipeline:
+    """``crop_flip`` without mirroring: for digits and letters."""
+    return [A.Pad(round(size / 8)), A.RandomCrop(size, size)]
+
+
+def _strong(size: int, channels: int) -> Pipeline:
+    """``crop_flip``, and one of many operations of random strength: TrivialAugment, 2103.10158."""
+    operations = [
+        A.NoOp(),
+        A.Affine(shear={"x": (-30, 30)}, p=1.0),
+        A.Affine(shear={"y": (-30, 30)}, p=1.0),
+        A.Affine(translate_percent={"x": (-0.3, 0.3)}, p=1.0),
+        A.Affine(translate_percent={"y": (-0.3, 0.3)}, p=1.0),
+        A.Affine(rotate=(-60, 60), p=1.0),
+        A.RandomBrightnessContrast((-0.6, 0.6), 0, p=1.0),
+        A.RandomBrightnessContrast(0, (-0.6, 0.6), p=1.0),
+        A.Posterize((2, 8), p=1.0),
+        A.Solarize((0.3, 1.0), p=1.0),
+        A.Sharpen(p=1.0),
+        A.AutoContrast(p=1.0),
+        A.Equalize(p=1.0),
+    ]
+    if channels == 3:
+        operations.append(A.HueSaturationValue(0, (-100, 100), 0, p=1.0))
+    return [*_crop_flip(size, channels), A.OneOf(operations, p=1.0)]
+
+
+PRESETS: dict[str, Callable[[int, int], Pipeline]] = {
+    "none": _none,
+    "flip": _flip,
+    "crop_flip": _crop_flip,
+    "crop_flip_erase": _crop_flip_erase,
+    "random_resized_crop": _random_resized_crop,
+    "shift": _shift,
+    "strong": _strong,
+}
+
+# A pipeline that begins with one of these chooses what part of the image it sees and how large.
+RESIZERS = (
+    A.RandomResizedCrop,
+    A.RandomSizedCrop,
+    A.RandomScale,
+    A.Resize,
+    A.SmallestMaxSize,
+    A.LongestMaxSize,
+)
+
+
+class Augment:
+    """A pipeline for images of one size and number of channels, seeded per call.
+
+    Args:
+        choice: The name of a preset, or a list of ``{name: <albumentations class>, **arguments}``.
+            Compositions (``OneOf``, ``SomeOf``, …) take such a list as ``transforms``.
+        size: Side of the images, in pixels.
+        channels: 1 or 3.
+
+    Raises:
+        DataError: With one line for each mistake in ``choice``.
+
+    Attributes:
+        resizes: Whether the pipeline wants the image as it was decoded, since it begins with a
+            transform that crops or scales by itself; otherwise it wants it at ``size``.
+    """
+
+    def __init__(self, choice: str | list[dict[str, Any]], size: int, channels: int) -> None:
+        if problems := check_augment({"train": choice}):
+            raise DataError("\n".join(problems))
+        if isinstance(choice, str):
+            steps = PRESETS[choice](size, channels)
+        else:
+            steps = [_build(step) for step in choice]
+        self.resizes = bool(steps) and isinstance(steps[0], RESIZERS)
+        self._bits = np.random.PCG64(0)
+        self._bits_state: Any = self._bits.state
+        self._python = random.Random()
+        self._compose = A.Compose(steps)
+        # One pair of generators for all steps, so that seeding a call is seeding two of them.
+        self._compose.set_random_state(np.random.Generator(self._bits), self._python)
+        self._try(size, channels)
+
+    def __call__(self, image: NDArray[np.uint8], sample_seed: int) -> NDArray[np.uint8]:
+        """Augment one image, uint8 ``[H,W,C]``, as ``sample_seed`` says."""
+        self._python.seed(sample_seed)
+        # Setting the state costs a microsecond, a new generator seven.
+        self._bits_state["state"]["state"] = sample_seed
+        self._bits.state = self._bits_state
+        result: NDArray[np.uint8] = self._compose(image=image)["image"]
+        return result
+
+    def _try(self, size: int, channels: int) -> None:
+        """Run once, so that what cannot work fails before training does."""
+        image = np.zeros((size, size, channels), np.uint8)
+        try:
+            result = self(image, 0)
+        except Exception as error:
+            raise DataError(
+                f"augment.train: fails on an image of shape {list(image.shape)}: {error}"
+            ) from error
+        if result.dtype != np.uint8 or result.ndim != 3:
+            raise DataError(
+                f"augment.train: gives {result.dtype} of shape {list(result.shape)} where uint8 "
+                "[H,W,C] is needed; normalization and tensors belong to the module and the loader."
+            )
+
+
+def check_augment(value: dict[str, Any]) -> list[str]:
+    """Every mistake in an ``augment`` setting, one sentence each; none if it is right."""
+    choice = value.get("train", "none")
+    problems = [f"augment.{key}: unknown key; allowed: train." for key in value if key != "train"]
+    if isinstance(choice, str):
+        if choice not in PRESETS:
+            hint = _nearest(choice, PRESETS)
+            allowed = ", ".join(PRESETS)
+            problems.append(f"augment.train: {choice!r} is no preset{hint}; allowed: {allowed}.")
+    elif isinstance(choice, list):
+        for number, step in enumerate(choice):
+            problems += _check_step(step, f"augment.train[{number}]")
+    else:
+        problems.append(f"augment.train: got {choice!r}; a preset or a list of transforms.")
+    return problems
+
+
+def _is_valid(value: dict[str, Any] | None) -> bool:
+    """A predicate that says what is wrong, so that a schema can pass it on."""
+    if value is not None and (problems := check_augment(value)):
+        raise ValueError(" ".join(problems))
+    return True
+
+
+AugmentChoice = Annotated[
+    dict[Literal["train"], str | list[dict[str, Any]]] | None, Predicate(_is_valid)
+]
+
+
+def _check_step(step: Any, where: str) -> list[str]:
+    if not isinstance(step, dict) or not isinstance(step.get("name"), str):
+        return [f"{where}: got {step!r}; a mapping with the `name` of a transform is needed."]
+    name = step["name"]
+    kinds = _transforms()
+    if name not in kinds:
+        return [f"{where}: albumentations has no transform {name!r}{_nearest(name, kinds)}."]
+    allowed = set(inspect.signature(kinds[name]).parameters)
+    problems = [
+        f"{where}.{key}: {name} has no argument {key!r}{_nearest(key, allowed)}; "
+        f"allowed: {', '.join(sorted(allowed))}."
+        for key in step
+        if key != "name" and key not in allowed
+    ]
+    inner = step.get("transforms", [])
+    if not isinstance(inner, list):
+        return [*problems, f"{where}.transforms: got {inner!r}; a list of transforms is needed."]
+    for number, child in enumerate(inner):
+        problems += _check_step(child, f"{where}.transforms[{number}]")
+    if problems:
+        return problems
+    try:
+        _build(step)
+    except (TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        problems.append(f"{where}: {name}: {_sentence(error)}")
+    return problems
+
+
+def _build(step: dict[str, Any]) -> A.BasicTransform | A.BaseCompose:
+    arguments = {key: value for key, value in step.items() if key != "name"}
+    if "transforms" in arguments:
+        arguments["transforms"] = [_build(child) for child in arguments["transforms"]]
+    return _transforms()[step["name"]](**arguments)
+
+
+def _transforms() -> dict[str, Any]:
+    """What a recipe may name: albumentations' transforms and compositions of them."""
+    return {
+        name: kind
+        for name, kind in vars(A).items()
+        if inspect.isclass(kind)
+        and issubclass(kind, A.BasicTransform | A.BaseCompose)
+        and not inspect.isabstract(kind)
+    }
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentence(error: Exception) -> str:
+    """An error of pydantic's in one line without its web address, any other as it is."""
+    errors = getattr(error.__cause__ or error, "errors", None)
+    if errors is None:
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors())

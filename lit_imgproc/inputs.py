@@ -1,0 +1,117 @@
+"""What evaluation does to an image: one small value that data, prediction and exports share."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_imgproc.errors import UserError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
+Resize = Literal["crop", "squash"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Bring any 8-bit image to the size and channels that a network takes.
+
+    The datamodule's evaluation images, ``predict``, the MLflow model and the exported network all
+    go through this one function, so that they see the same pixels.
+
+    Args:
+        channels: Channels of the result. Grey becomes RGB and RGB becomes grey (ITU-R BT.601) where
+            needed, an alpha channel is dropped; any other number must be the image's own.
+        size: Height and width of the result, in pixels.
+        resize: ``crop`` scales the image until it covers ``size / crop_fraction`` and cuts the
+            centre out, as ImageNet evaluation does; ``squash`` scales straight to ``size`` and
+            changes the aspect ratio.
+        crop_fraction: Share of the scaled image's side that ``crop`` keeps, in (0, 1].
+        interpolation: ``area`` averages where the image shrinks and is bilinear where it grows;
+            the others sample without averaging.
+        value_range: Lowest and highest value that a pixel can have.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    resize: Resize = "crop"
+    crop_fraction: float = 1.0
+    interpolation: Interpolation = "area"
+    value_range: tuple[float, float] = (0.0, 255.0)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Convert one image.
+
+        Args:
+            image: uint8 ``[H,W]`` or ``[H,W,C]``, RGB order.
+
+        Returns:
+            uint8 ``[h,w,channels]``. It may be the image itself where nothing is to be done.
+
+        Raises:
+            UserError: The image is not an 8-bit image with a usable number of channels.
+        """
+        if image.ndim == 2:
+            image = image[:, :, np.newaxis]
+        if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
+            raise UserError(
+                "An image must be uint8 of shape [H,W] or [H,W,C]; "
+                f"got {image.dtype} of shape {list(image.shape)}."
+            )
+        image = self._convert_channels(image)
+        return image if image.shape[:2] == self.size else self._scale(image)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and YAML can hold."""
+        return asdict(self) | {"size": list(self.size), "value_range": list(self.value_range)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The specification that :meth:`to_dict` wrote down."""
+        pairs = {name: tuple(values[name]) for name in ("size", "value_range")}
+        return cls(**(values | pairs))
+
+    def _convert_channels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        import cv2
+
+        given = image.shape[2]
+        if given == self.channels:
+            return image
+        if given == 1 and self.channels == 3:
+            return np.repeat(image, 3, axis=2)
+        if given == 4 and self.channels in (1, 3):
+            image, given = np.ascontiguousarray(image[:, :, :3]), 3
+        if given == 3 and self.channels == 3:
+            return image
+        if given == 3 and self.channels == 1:
+            return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)[:, :, np.newaxis]
+        raise UserError(f"An image has {given} channels where {self.channels} are needed.")
+
+    def _scale(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = image.shape[:2]
+        if self.resize == "squash":
+            return self._resize(image, *self.size)
+        # Rounded as timm and torchvision do it, so that published accuracies can be repeated.
+        cover_h, cover_w = (int(side / self.crop_fraction) for side in self.size)
+        if cover_h * width >= cover_w * height:
+            cover_w = max(cover_w, cover_h * width // height)
+        else:
+            cover_h = max(cover_h, cover_w * height // width)
+        image = self._resize(image, cover_h, cover_w)
+        top, left = (round((cover_h - self.size[0]) / 2), round((cover_w - self.size[1]) / 2))
+        return image[top : top + self.size[0], left : left + self.size[1]]
+
+    def _resize(self, image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        import cv2
+
+        if image.shape[:2] == (height, width):
+            return image
+        shrinks = height <= image.shape[0] and width <= image.shape[1]
+        method = {
+            "nearest": cv2.INTER_NEAREST,
+            "bilinear": cv2.INTER_LINEAR,
+            "bicubic": cv2.INTER_CUBIC,
+            "area": cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+        }[self.interpolation]
+        resized = np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+        return resized.reshape(height, width, image.shape[2])  # OpenCV drops a single channel

@@ -1,0 +1,146 @@
+"""What every module of the package offers, beside Lightning's own steps."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lit_imgproc.errors import UserError
+from lit_imgproc.models.backbones import attribution_layer, feature_map
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lit_imgproc.pictures import Picture
+
+Batch = dict[str, Any]
+
+
+class Normalization(nn.Module):
+    """The first layer of a module: ``(image - mean) / std`` for each channel.
+
+    It lies inside the module so that what is exported takes images in [0, 1] and what is explained
+    is seen in image space. Images are ``[B, C, H, W]``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std, default=0) <= 0:
+            raise UserError(
+                f"mean {list(mean)} and std {list(std)}: one value a channel is needed, std above 0"
+            )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalize images ``[B, C, H, W]``."""
+        return (image - self.mean) / self.std
+
+
+class ImageModule(LightningModule):
+    """The base of every LightningModule here: eight-bit batches, sharding, the shared contract.
+
+    A family defines ``network`` and ``normalization`` and overrides what differs.
+    """
+
+    network: nn.Module
+    normalization: Normalization
+
+    # What training needs -------------------------------------------------------------------------
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn eight-bit images into floats in [0, 1], here on the device and not in the worker."""
+        image = batch.get("image")
+        if isinstance(image, Tensor) and image.dtype == torch.uint8:
+            return {**batch, "image": image.to(self.normalization.mean.dtype).div_(255)}
+        return batch
+
+    def configure_model(self) -> None:
+        """Shard the network's layers over the ranks under ``trainer.strategy=model_parallel``."""
+        mesh = self.device_mesh
+        if mesh is None:
+            return
+        if mesh["tensor_parallel"].size() != 1:
+            raise UserError(
+                "networks here are sharded over data-parallel ranks, not split by tensor: set "
+                "trainer.strategy=model_parallel, or data_parallel_size to the number of ranks "
+                "and tensor_parallel_size to 1"
+            )
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        if isinstance(self.network, FSDPModule):
+            return  # sharded by the fit; this is the test that follows it
+        for layer in _callable_children(self.network):
+            if any(True for _ in layer.parameters()):
+                fully_shard(layer, mesh=mesh["data_parallel"])
+        fully_shard(self.network, mesh=mesh["data_parallel"])
+
+    def planned_steps(self) -> tuple[int, int]:
+        """Optimizer steps of the whole fit and of one epoch, for schedules.
+
+        Computed without ``trainer.estimated_stepping_batches``, which sets the loaders up and so
+        loses the position of a resumed one (Lightning issue 20550).
+        """
+        trainer = self.trainer
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(datamodule, "steps_per_epoch"):
+            total = int(trainer.estimated_stepping_batches)
+            return total, max(1, total // max(1, trainer.max_epochs or 1))
+        batches = datamodule.steps_per_epoch(trainer.world_size)
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+        epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
+        ends = [n for n in (epochs * epoch, trainer.max_steps) if n >= 0]
+        if not ends:
+            raise UserError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        return max(1, min(ends)), epoch
+
+    # What the tracker, the explanations and the export ask for -----------------------------------
+
+    def attribution_fn(self, target: int | None = None) -> Callable[[Tensor], Tensor]:
+        """A function from images ``[B, C, H, W]`` in [0, 1] to one score an image ``[B]``.
+
+        An explanation differentiates it. ``target`` says what the score is of; None stands for
+        what the network itself answers.
+        """
+        raise UserError(
+            f"{type(self).__name__} has nothing that an explanation could differentiate"
+        )
+
+    def attribution_layer(self) -> nn.Module:
+        """The layer whose activations a class activation map weighs."""
+        return attribution_layer(self.network)
+
+    def feature_map(self, activation: Tensor) -> Tensor:
+        """Lay out what :meth:`attribution_layer` puts out as ``[B, C, h, w]``."""
+        return feature_map(self.network, activation)
+
+    def draw(self, batch: Batch, output: Any) -> "Picture":
+        """A picture of a batch and of what ``predict_step`` says of it, uint8 ``[H, W, 3]``."""
+        raise UserError(f"{type(self).__name__} does not draw its predictions")
+
+    def figures(self) -> Mapping[str, "Figure"]:
+        """Figures of the evaluation that has just ended, by name, such as a confusion matrix."""
+        return {}
+
+    def export_network(self) -> nn.Module:
+        """The network to export, in eval mode: images in [0, 1] in, predictions out."""
+        raise UserError(f"{type(self).__name__} does not export a network yet")
+
+
+def _callable_children(network: nn.Module) -> list[nn.Module]:
+    """The layers that a forward pass calls: containers that cannot be called are opened."""
+    layers: list[nn.Module] = []
+    for child in network.children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            layers += _callable_children(child)
+        else:
+            layers.append(child)
+    return layers

@@ -1,0 +1,148 @@
+"""Where a network starts: published weights, a file, or the checkpoint of an earlier run."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from lit_imgproc.errors import UserError
+from lit_imgproc.models.backbones import (
+    Normalization,
+    State,
+    first_convs,
+    head_modules,
+    pretrained_normalization,
+    pretrained_state,
+)
+
+_WRAPPERS = ("state_dict", "model")
+_PREFIXES = ("module.", "network.", "_orig_mod.", "model.")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What ``load_weights`` did.
+
+    Attributes:
+        loaded: the names that took their values from the source.
+        fresh: the names that kept theirs: of heads, where the source's have another shape.
+        normalization: what the weights were trained with, where the source says so.
+    """
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    normalization: Normalization | None
+
+
+def load_weights(network: nn.Module, source: str) -> Loaded:
+    """Load weights into a network, in place.
+
+    Two things may differ. A head (classifier or auxiliary) that is missing or of another shape
+    stays fresh. A first convolution for another number of channels is adapted as timm does it:
+    summed to one channel, repeated and scaled to others. Everything else has to fit.
+
+    Args:
+        network: the network to load into.
+        source: ``pretrained`` for the weights its library publishes; or a file: .safetensors, or
+            what ``torch.save`` wrote (.pth, .pt, .ckpt) with no Python objects but tensors and
+            plain values. The state dict may be wrapped (``state_dict``, ``model``) and its names
+            prefixed (``module.``, ``network.``, ``_orig_mod.``, ``model.``).
+
+    Raises:
+        WeightsUnavailable: published weights that do not exist or cannot be had here.
+        UserError: a file that is missing, cannot be read or does not fit.
+    """
+    if source == "pretrained":
+        state = pretrained_state(network)
+        normalization: Normalization | None = pretrained_normalization(network)
+    else:
+        everything = _read(Path(source))
+        normalization = _normalization(everything)
+        state = _unprefixed(everything, network)
+
+    own = network.state_dict()
+    heads = tuple(f"{name}." for name in head_modules(network))
+    for name in (f"{conv}.weight" for conv in first_convs(network)):
+        given = state.get(name)
+        if given is not None and given.ndim == 4 and given.shape[1] != own[name].shape[1]:
+            channels = given.shape[1]
+            state[name] = adapt_input_conv(own[name].shape[1], given, base_chans=channels)
+
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    trunk = [k for k in own if not k.startswith(heads)]
+    # Old files have no such counters, and no weight depends on them.
+    missing = [k for k in trunk if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in own and not k.startswith(heads)]
+    misshapen = [
+        f"{k} (is {tuple(state[k].shape)}, should be {tuple(own[k].shape)})"
+        for k in trunk
+        if k in state and k not in fits
+    ]
+    if missing or unexpected or misshapen:
+        problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+        said = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        raise UserError(f"The weights of {source} do not fit {type(network).__name__}. {said}.")
+    network.load_state_dict(fits, strict=False)
+    fresh = tuple(k for k, _ in network.named_parameters() if k not in fits)
+    return Loaded(tuple(fits), fresh, normalization)
+
+
+def _read(path: Path) -> State:
+    """Return the tensors of a file by name."""
+    if not path.is_file():
+        raise UserError(f"There is no weights file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds Python objects and not only tensors, or is no weights file: "
+            "save its state dict alone."
+        ) from error
+    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as a file of weights: {error}") from error
+    while isinstance(content, Mapping):
+        inner = next((w for w in _WRAPPERS if isinstance(content.get(w), Mapping)), None)
+        if inner is None:
+            break
+        content = content[inner]
+    tensors = (
+        {k: v for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise UserError(f"{path} holds no state dict: names with tensors.")
+    return tensors
+
+
+def _unprefixed(state: State, network: nn.Module) -> State:
+    """Take the network's part of a state dict, without the prefixes that wrappers put there."""
+    own = network.state_dict()
+    while not own.keys() & state.keys():
+        prefix = next((p for p in _PREFIXES if any(k.startswith(p) for k in state)), None)
+        if prefix is None:
+            break
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return state
+
+
+def _normalization(state: State) -> Normalization | None:
+    mean, std = state.get("normalization.mean"), state.get("normalization.std")
+    if mean is None or std is None:
+        return None
+    return mean.flatten().tolist(), std.flatten().tolist()
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,47 @@
+"""Blocks of a recipe to objects, innermost first; and the facts of the data filled in."""
+
+from typing import Any
+
+from lit_imgproc.recipes.references import from_environment
+from lit_imgproc.recipes.registry import resolve
+from lit_imgproc.recipes.schema import FACTS
+from lit_imgproc.recipes.signature import convert, parameters
+
+
+def build(block: dict[str, Any], kind: str) -> Any:
+    """Make what a block describes: a module with its network, a callback, an optimizer, ….
+
+    Args:
+        block: a checked block with its ``name``. References to the environment are filled in here
+            and nowhere earlier.
+        kind: a key of ``registry.TABLES``.
+    """
+    block = from_environment(block)
+    target = resolve(kind, block["name"])
+    known = parameters(target)
+    arguments: dict[str, Any] = {}
+    for key, value in block.items():
+        inner = known[key].kind if key in known else None
+        if inner and isinstance(value, dict):
+            arguments[key] = build(value, inner)
+        elif key != "name":
+            arguments[key] = convert(value, known.get(key))
+    return target(**arguments)
+
+
+def fill(block: dict[str, Any], kind: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """The block with parameters that it leaves unset filled with the facts of their names.
+
+    Blocks within it are filled too. What a recipe sets stays; and where it sets ``weights``, mean
+    and std stay open, since the weights bring the normalization they were trained with.
+    """
+    known = parameters(resolve(kind, block["name"]))
+    own = {"mean", "std"} if block.get("weights") is not None else set()
+    open_ = [k for k in known if k in FACTS and k in facts and k not in block and k not in own]
+    filled = {
+        key: fill(value, inner, facts)
+        if isinstance(value, dict) and key in known and (inner := known[key].kind)
+        else value
+        for key, value in block.items()
+    }
+    return filled | {key: facts[key] for key in open_}

@@ -1,0 +1,302 @@
+"""The experiment: a recipe, composed and validated, that can be trained."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from filelock import FileLock
+
+from lit_imgproc.data.base import ImageDataModule
+from lit_imgproc.models.base import ImageModule
+from lit_imgproc.recipes import ranks
+from lit_imgproc.recipes.build import build, fill
+from lit_imgproc.recipes.compose import Composed, compose
+from lit_imgproc.recipes.references import from_environment
+from lit_imgproc.recipes.registry import resolve
+from lit_imgproc.recipes.run import DEFAULT_STORE, Run, load_run, rebuild
+from lit_imgproc.recipes.schema import validate
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+
+    from lit_imgproc.tracking.logger import MLflowTracker
+
+
+def load_recipe(recipe: str | Path, *overrides: str, toy: bool = False) -> "Experiment":
+    """Compose a recipe and check every value in it, without touching data or devices.
+
+    Args:
+        recipe: a name such as ``classification/resnet20_fashion_mnist``, or a file.
+        overrides: ``key=value``, the key with dots, the value as YAML: ``trainer.max_epochs=3``.
+        toy: run it small on generated data: the recipe's ``toy:`` block, and the data set's toy.
+
+    Raises:
+        RecipeError: everything that is wrong with it, a line each.
+    """
+    composed = compose(str(recipe), overrides, toy=toy)
+    validate(composed)
+    if toy and not any(override.startswith("data.root=") for override in overrides):
+        name = composed.values["data"]["name"]
+        composed.values["data"]["root"] = str(_toy_data(resolve("datamodule", name)))
+    return Experiment(composed)
+
+
+DEFAULT_TRACKING = {"experiment": "default", "uri": DEFAULT_STORE, "artifacts": None}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an experiment came from, for the record: its recipe's file and the command."""
+
+    source: Path
+    command: list[str]
+
+
+class Experiment:
+    """A module, a datamodule and a trainer, as one recipe describes them.
+
+    Example:
+        >>> load_recipe("quickstart", "trainer.max_epochs=3").train()  # doctest: +SKIP
+        Run('4c1f…', FINISHED, test/accuracy 0.98)
+    """
+
+    def __init__(self, composed: Composed) -> None:
+        self.recipe = composed.values
+        self.origin = Origin(composed.sources[0], [Path(sys.argv[0]).name, *sys.argv[1:]])
+        self.run_id: str | None = None
+        """The run, as soon as the tracker has begun one."""
+        self._in_use: dict[str, Any] = {"trainer": {}} | from_environment(self.recipe)
+
+    # What the recipe describes -------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int:
+        """Of the weights, of the order of the data and of everything random in between."""
+        return int(self.recipe.get("seed") or 0)
+
+    @cached_property
+    def datamodule(self) -> ImageDataModule:
+        """The data, prepared: downloaded if need be, read and checked."""
+        block = fill(self.recipe["data"], "datamodule", {"seed": self.seed})
+        datamodule = cast(ImageDataModule, build(block, "datamodule"))
+        datamodule.prepare()
+        return datamodule
+
+    @cached_property
+    def module(self) -> ImageModule:
+        """The module, with the facts of the data filled in where the recipe left them open."""
+        import lightning.pytorch as pl
+
+        pl.seed_everything(self.seed, workers=True, verbose=False)
+        block = fill(self._in_use["model"], "module", self._facts)
+        if str(block.get("weights")).startswith("run:"):
+            run = load_run(block["weights"].removeprefix("run:"), uri=self._tracking["uri"])
+            block["weights"] = str(run.checkpoint)
+        return cast(ImageModule, build(block, "module"))
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return self.datamodule.facts() | {"seed": self.seed}
+
+    @cached_property
+    def frozen(self) -> dict[str, Any]:
+        """The recipe as it will be recorded: facts filled in; references to the environment kept.
+
+        It is a recipe itself: composed again, on another rank or next year, it gives this
+        experiment.
+        """
+        frozen = dict(self.recipe)
+        frozen["data"] = fill(frozen["data"], "datamodule", {"seed": self.seed})
+        frozen["model"] = fill(frozen["model"], "module", self._facts)
+        return frozen
+
+    def trainer(self, tracker: "MLflowTracker | None" = None) -> "Trainer":
+        """A Lightning trainer with the recipe's options and callbacks."""
+        import lightning.pytorch as pl
+        from lightning.pytorch.callbacks import ModelCheckpoint
+
+        options = dict(self._in_use["trainer"])
+        if options.get("strategy") == "model_parallel":
+            options["strategy"] = {
+                "name": "model_parallel",
+                "data_parallel_size": ranks.asked(options) * int(options.get("num_nodes", 1)),
+                "tensor_parallel_size": 1,
+                "save_distributed_checkpoint": False,
+            }
+        if isinstance(options.get("strategy"), dict):
+            options["strategy"] = build(options["strategy"], "strategy")
+        callbacks = self._callbacks()
+        _quiet()
+        return pl.Trainer(
+            **options,
+            logger=tracker or False,
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+            use_distributed_sampler=False,  # the datamodule deals its batches out to the ranks
+        )
+
+    def _callbacks(self) -> "list[Callback]":
+        from lightning.pytorch.callbacks import WeightAveraging
+
+        from lit_imgproc.callbacks.progress import Progress
+        from lit_imgproc.callbacks.recipe import RecipeInCheckpoint
+        from lit_imgproc.callbacks.seeding import StepSeed
+
+        asked = [
+            build(block, "callback") for block in (self._in_use.get("callbacks") or {}).values()
+        ]
+        # The average must be taken out again after every other callback has looked at it.
+        asked.sort(key=lambda callback: isinstance(callback, WeightAveraging))
+        return [
+            StepSeed(self.seed),
+            RecipeInCheckpoint(self.frozen, self.run_id),
+            Progress(),
+            *cast("list[Callback]", asked),
+        ]
+
+    # Training ------------------------------------------------------------------------------------
+
+    def train(self) -> Run:
+        """Train, test the best state, and leave an MLflow run; on several ranks if asked.
+
+        Ranks are processes that this one starts, so that it works alike from a script, a notebook
+        and the command line. Under ``torchrun`` or ``srun``, start ``lit_imgproc.worker`` instead.
+        """
+        count = ranks.asked(self._in_use["trainer"])
+        self._settle()
+        if count > 1 or int(self._in_use["trainer"].get("num_nodes") or 1) > 1:
+            try:
+                self.run_id = ranks.launch(self.frozen, count, self.origin)
+            except ranks.RankFailed as error:
+                self.run_id = error.run_id
+                raise
+        else:
+            self.run_here()
+        return self.result()
+
+    def run_here(self, announce: Path | None = None) -> None:
+        """Train in this process, alone or as one of the ranks that have been started.
+
+        Args:
+            announce: a file to write the id of the run to, as JSON, as soon as there is one.
+        """
+        from lit_imgproc.tracking.ending import recorded
+        from lit_imgproc.tracking.system import system_metrics
+
+        self._settle()
+        tracker = self._tracker()
+        self.run_id = tracker.version  # None on other ranks than 0
+        with recorded(tracker), system_metrics(tracker):
+            if self.run_id is not None:
+                if announce is not None:
+                    announce.write_text(json.dumps({"run_id": self.run_id}))
+                self._record(tracker)
+            trainer = self.trainer(tracker)
+            trainer.fit(self.module, datamodule=self.datamodule)
+            best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+            if "test" in self.datamodule.splits():
+                trainer.test(self.module, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+            tracker.publish("checkpoints")
+            if trainer.is_global_zero and best is not None:
+                self._log_model(tracker, Path(best))
+
+    def result(self) -> Run:
+        """The run that this experiment left or is leaving, however it ended."""
+        assert self.run_id is not None
+        return load_run(self.run_id, uri=self._tracking["uri"])
+
+    def _settle(self) -> None:
+        """Write down what the module settled itself: how pretrained weights see an image."""
+        normalization = self.module.normalization
+        self.frozen["model"] |= {
+            "mean": normalization.mean.flatten().tolist(),
+            "std": normalization.std.flatten().tolist(),
+        }
+
+    def _tracker(self) -> "MLflowTracker":
+        from lit_imgproc.tracking.logger import MLflowTracker
+
+        tracking = self._tracking
+        header = self.recipe.get("recipe") or {}
+        tags = {"recipe": header.get("title"), "system": header.get("system")}
+        return MLflowTracker(
+            experiment=tracking["experiment"],
+            uri=tracking["uri"],
+            artifacts=tracking.get("artifacts"),
+            run_name=tracking.get("run_name"),
+            tags={k: v for k, v in tags.items() if v} | (tracking.get("tags") or {}),
+        )
+
+    def _record(self, tracker: "MLflowTracker") -> None:
+        """Write down what was run, on what, from where, before the first step."""
+        from lit_imgproc.tracking.dataset import log_dataset
+        from lit_imgproc.tracking.provenance import collect, log_provenance
+
+        tracker.log_hyperparams(self.frozen)
+        tracker.log_dict(self.frozen, "recipe.yaml")
+        tracker.log_dict(self.datamodule.input_spec().to_dict(), "input.json")
+        log_provenance(tracker, collect(self.origin.source, self.origin.command))
+        log_dataset(
+            tracker,
+            name=self.recipe["data"]["name"],
+            source=str(self.recipe["data"].get("root", self.recipe["data"]["name"])),
+            digest=self.datamodule.fingerprint(),
+            facts=self.datamodule.facts(),
+            splits=dict(self.datamodule.splits().items()),
+        )
+
+    def _log_model(self, tracker: "MLflowTracker", checkpoint: Path) -> None:
+        from lit_imgproc.tracking.model import log_model
+
+        tracking = self._tracking
+        module = rebuild(self.frozen, checkpoint)
+        dataset = self.datamodule.dataset("val")
+        pair = [dataset[i % len(dataset)]["image"] for i in range(2)]
+        log_model(
+            tracker,
+            network=module.export_network(),
+            input_spec=self.datamodule.input_spec(),
+            class_names=self.datamodule.facts()["class_names"],
+            example=torch.stack(pair).permute(0, 2, 3, 1).numpy(),
+            register=tracking.get("register"),
+            alias=tracking.get("alias"),
+        )
+
+    @property
+    def _tracking(self) -> dict[str, Any]:
+        """Where to record: the local store, where the recipe says nothing."""
+        return {**DEFAULT_TRACKING, **(self._in_use.get("tracking") or {})}
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says in every run and nobody can act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*overridden `on_after_batch_transfer`.*",  # the module's is the one that is wanted
+        ".*sync_dist=True.*",  # what is logged here has been gathered over the ranks
+        ".*does not have many workers.*",  # speed/data_wait tells whether that matters
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _toy_data(datamodule: type[ImageDataModule]) -> Path:
+    """The folder of a datamodule's toy data, written when it is first asked for."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit_imgproc" / "toy"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / datamodule.__name__.lower()
+    with FileLock(cache / f"{folder.name}.lock"):
+        if not folder.is_dir():
+            unfinished = folder.with_suffix(".part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            datamodule.write_toy(unfinished)
+            unfinished.rename(folder)
+    return folder

@@ -1,0 +1,127 @@
+"""Short names of what recipes can name, as text: importing this module imports nothing heavy."""
+
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from lit_imgproc.errors import UserError
+
+_NETWORKS = "lit_imgproc.models.classification.networks"
+_NETWORK_NAMES = """
+    alexnet vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn googlenet inception_v3
+    resnet18 resnet34 resnet50 resnet101 resnet152 resnet20 resnet32 resnet44 resnet56 resnet110
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5
+    efficientnet_b6 efficientnet_b7 efficientnetv2_s efficientnet_lite0 efficientnet_lite1
+    efficientnet_lite2 vit_ti_16 vit_s_16 vit_b_16 vit_b_32 vit_l_16 timm
+    test_resnet test_vit test_efficientnet convnet
+"""
+_DATA = "lit_imgproc.data.imagenet.datamodule"
+_CALLBACKS = "lightning.pytorch.callbacks"
+
+TABLES: dict[str, dict[str, str]] = {
+    "module": {"classifier": "lit_imgproc.models.classification.module:Classifier"},
+    "network": {name: f"{_NETWORKS}:{name}" for name in _NETWORK_NAMES.split()},
+    "datamodule": {
+        "image_folder": f"{_DATA}:ImageFolder",
+        "fashion_mnist": f"{_DATA}:FashionMNIST",
+        "mnist": f"{_DATA}:MNIST",
+        "cifar10": f"{_DATA}:CIFAR10",
+        "digits": f"{_DATA}:Digits",
+    },
+    "optimizer": {
+        "sgd": "lit_imgproc.optim:SGD",
+        "adam": "lit_imgproc.optim:Adam",
+        "adamw": "lit_imgproc.optim:AdamW",
+        "rmsprop": "lit_imgproc.optim:RMSprop",
+    },
+    "schedule": {
+        "cosine": "lit_imgproc.optim:Cosine",
+        "one_cycle": "lit_imgproc.optim:OneCycle",
+        "step": "lit_imgproc.optim:Step",
+        "constant": "lit_imgproc.optim:Constant",
+    },
+    "callback": {
+        "checkpoint": "lit_imgproc.callbacks.checkpoint:Checkpoint",
+        "ema": "lit_imgproc.callbacks.ema:EMA",
+        "explain": "lit_imgproc.callbacks.explain:Explain",
+        "predictions": "lit_imgproc.callbacks.predictions:Predictions",
+        "throughput": "lit_imgproc.callbacks.throughput:Throughput",
+        "unfreeze": "lit_imgproc.callbacks.unfreeze:GradualUnfreeze",
+        "early_stopping": f"{_CALLBACKS}:EarlyStopping",
+        "lr_monitor": f"{_CALLBACKS}:LearningRateMonitor",
+    },
+    "strategy": {
+        "ddp": "lightning.pytorch.strategies:DDPStrategy",
+        "model_parallel": "lightning.pytorch.strategies:ModelParallelStrategy",
+    },
+}
+
+# What each kind derives from, where it is defined: a parameter with such an annotation takes a
+# block of that kind. Compared as text with the ancestors of a class, so nothing is imported.
+# A LightningModule is a torch Module too: the nearest ancestor decides.
+KINDS = {
+    "lightning.pytorch.core.module:LightningModule": "module",
+    "torch.nn.modules.module:Module": "network",
+    "lightning.pytorch.core.datamodule:LightningDataModule": "datamodule",
+    "lit_imgproc.optim:Optimizer": "optimizer",
+    "lit_imgproc.optim:Schedule": "schedule",
+    "lightning.pytorch.callbacks.callback:Callback": "callback",
+    "lightning.pytorch.strategies.strategy:Strategy": "strategy",
+}
+
+
+def kind_of(cls: Any) -> str | None:
+    """The kind of a class, None where it is of none."""
+    for ancestor in getattr(cls, "__mro__", ()):
+        if kind := KINDS.get(f"{ancestor.__module__}:{ancestor.__qualname__}"):
+            return kind
+    return None
+
+
+@cache
+def names(kind: str) -> dict[str, str]:
+    """Short name -> ``"package.module:Object"``, with what other packages add.
+
+    A package adds its own by an entry point in the group of the kind: ``lit_imgproc.networks``,
+    ``lit_imgproc.strategies``, ….
+    """
+    from importlib.metadata import entry_points
+
+    plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+    added = {point.name: point.value for point in entry_points(group=f"lit_imgproc.{plural}")}
+    return added | TABLES[kind]
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Import what ``name`` stands for: a short name, or a ``"package.module:Class"`` path.
+
+    Raises:
+        UserError: where the name is unknown, cannot be imported or is of another kind.
+    """
+    path = names(kind).get(name, name)
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        known = names(kind)
+        raise UserError(
+            f"no {kind} has this name{suggest(name, known) or ';'} allowed: {', '.join(known)},"
+            f' or a "package.module:Class" path'
+        )
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{module_name} cannot be imported: {error}") from error
+    target = getattr(module, attribute, None)
+    if not callable(target):
+        raise UserError(f"{module_name} has no {attribute}{suggest(attribute, vars(module))}")
+    if isinstance(target, type) and kind_of(target) != kind:
+        raise UserError(f"{path} is not a {kind}")
+    return target
+
+
+def suggest(word: str, known: Iterable[Any]) -> str:
+    """``"; did you mean x?"``, or nothing where no known word is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, map(str, known), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,186 @@
+"""A finished run as a value: its module, its data, its record."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import yaml
+from mlflow.entities import Run as Record
+from numpy.typing import NDArray
+
+from lit_imgproc.data.base import ImageDataModule
+from lit_imgproc.data.decode import IMAGE_SUFFIXES, read_image
+from lit_imgproc.errors import UserError
+from lit_imgproc.inputs import InputSpec
+from lit_imgproc.models.base import ImageModule
+from lit_imgproc.recipes.build import build
+from lit_imgproc.tracking.records import RunNotFound, add_metrics, artifact_file, find_run
+
+DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
+Images = str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]]
+
+
+def load_run(run_id: str, *, uri: str | None = None) -> "Run":
+    """Find a run by its id or by the first characters of it.
+
+    Args:
+        run_id: as ``train`` and ``runs`` print it.
+        uri: the store; ``MLFLOW_TRACKING_URI`` or the local ``mlruns/mlflow.db`` unless given.
+
+    Raises:
+        RunNotFound: no run has such an id, or several do.
+        StoreUnavailable: the store does not answer.
+    """
+    uri = uri or default_store()
+    return Run(find_run(run_id, uri), uri)
+
+
+def default_store() -> str:
+    """Where runs are recorded unless a recipe says otherwise."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def rebuild(recipe: dict[str, Any], checkpoint: Path) -> ImageModule:
+    """The module of a frozen recipe in the state of a checkpoint, in eval mode, on the CPU."""
+    module = cast(ImageModule, build(recipe["model"] | {"weights": None}, "module"))
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    return module.eval()
+
+
+class Run:
+    """What an experiment left in MLflow.
+
+    Example:
+        >>> run = load_run("ab12")  # doctest: +SKIP
+        >>> run.predict("photos/")[0]["label"]  # doctest: +SKIP
+        'sneaker'
+    """
+
+    def __init__(self, record: Record, uri: str) -> None:
+        self.record = record
+        """The MLflow run: ``record.info``, ``record.data``."""
+        self.uri = uri
+
+    def __repr__(self) -> str:
+        headline = [f"{k} {v:.4g}" for k, v in self.metrics.items() if k == "test/accuracy"]
+        return f"Run({', '.join([repr(self.id), self.status, *headline])})"
+
+    @property
+    def id(self) -> str:
+        """The run id in MLflow."""
+        return str(self.record.info.run_id)
+
+    @property
+    def status(self) -> str:
+        """``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        return str(self.record.info.status)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return dict(sorted(self.record.data.metrics.items()))
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The frozen recipe; references to the environment are kept as references."""
+        text = artifact_file(self.record, "recipe.yaml", self.uri).read_text()
+        return cast("dict[str, Any]", yaml.safe_load(text))
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The best checkpoint, or the last where none was best."""
+        for name in ("best", "last"):
+            try:
+                return artifact_file(self.record, f"checkpoints/{name}.ckpt", self.uri)
+            except RunNotFound:
+                continue
+        raise RunNotFound(f"run {self.id} ({self.status}) has left no checkpoint")
+
+    @cached_property
+    def module(self) -> ImageModule:
+        """The trained module in eval mode, on the CPU."""
+        return rebuild(self.recipe, self.checkpoint)
+
+    @cached_property
+    def input_spec(self) -> InputSpec:
+        """What is done to an image before the network sees it."""
+        text = artifact_file(self.record, "input.json", self.uri).read_text()
+        return InputSpec.from_dict(yaml.safe_load(text))
+
+    @cached_property
+    def datamodule(self) -> ImageDataModule:
+        """The data of the run, read again."""
+        datamodule = cast(ImageDataModule, build(self.recipe["data"], "datamodule"))
+        datamodule.prepare()
+        return datamodule
+
+    def predict(self, images: Images, *, batch_size: int = 32) -> list[dict[str, Any]]:
+        """Predict images of any size, prepared as they were for evaluation.
+
+        Args:
+            images: a file, a folder (searched with its subfolders), an array ``[H, W]``,
+                ``[H, W, C]`` or ``[N, H, W, C]`` of uint8, or several of those.
+            batch_size: how many images the network sees at once.
+
+        Returns:
+            One plain dict an image, in order; ``id`` is the file's name or the array's number.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        module = self.module.to(device)
+        answers: list[dict[str, Any]] = []
+        opened = self._opened(images)
+        while group := list(islice(opened, batch_size)):
+            pixels = torch.from_numpy(np.stack([self.input_spec(image) for _, image in group]))
+            batch = {
+                "image": pixels.permute(0, 3, 1, 2).contiguous().to(device),
+                "id": [name for name, _ in group],
+            }
+            with torch.inference_mode():
+                batch = module.on_after_batch_transfer(batch, 0)
+                answers += module.predict_step(batch, 0)
+        return answers
+
+    def test(self) -> dict[str, float]:
+        """Test the best state again on the test split; what was measured joins the run.
+
+        Returns:
+            The metrics of the test. The status of the run stays as it is.
+        """
+        import lightning.pytorch as pl
+
+        from lit_imgproc.callbacks.progress import Progress
+
+        trainer = pl.Trainer(
+            logger=False, callbacks=[Progress()], enable_checkpointing=False, devices=1
+        )
+        trainer.test(self.module, datamodule=self.datamodule, verbose=False)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        add_metrics(self.record, metrics, step=saved["global_step"], uri=self.uri)
+        return metrics
+
+    def _opened(self, images: Images) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Names and pixels, one after another, so that a folder need not fit in memory."""
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
+        many: Iterable[Any] = images if isinstance(images, list | tuple) else [images]
+        for number, image in enumerate(many):
+            if isinstance(image, np.ndarray):
+                yield str(number), image
+                continue
+            path = Path(image)
+            if not path.exists():
+                raise UserError(f"there is no file or folder {path}")
+            files = [path]
+            if path.is_dir():
+                files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+                if not files:
+                    raise UserError(f"the folder {path} holds no images")
+            for file in files:
+                yield str(file), read_image(file, self.input_spec.channels)

@@ -1,0 +1,111 @@
+"""A trained classifier as an MLflow model that takes raw images."""
+
+import copy
+import importlib.metadata
+import json
+import shutil
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, Schema, TensorSpec
+from numpy.typing import NDArray
+from torch import nn
+
+from lit_imgproc.inputs import InputSpec
+from lit_imgproc.tracking import pyfunc
+from lit_imgproc.tracking.logger import MLflowTracker
+from lit_imgproc.tracking.pyfunc import DESCRIPTION, NETWORK
+
+with warnings.catch_warnings():
+    # MLflow warns of type hints of its own.
+    warnings.simplefilter("ignore", UserWarning)
+    import mlflow.pyfunc
+
+FOLDER = "model"
+PACKAGE = Path(__file__).resolve().parents[1]
+REQUIRED = ("mlflow", "numpy", "opencv-python-headless", "pandas", "torch")
+
+
+def log_model(
+    tracker: MLflowTracker,
+    *,
+    network: nn.Module,
+    input_spec: InputSpec,
+    class_names: list[str],
+    example: NDArray[np.uint8],
+    register: str | None,
+    alias: str | None,
+) -> None:
+    """Log the artifact ``model/``, which ``mlflow.pyfunc.load_model("runs:/ID/model")`` loads.
+
+    The network is stored as a torch.export program (``.pt2``) for any batch size, with the code
+    that prepares images and a list of its requirements, so that it runs without Lightning.
+
+    Args:
+        tracker: The run. On ranks other than zero nothing happens.
+        network: From float ``[B,C,h,w]`` in [0,1] to probabilities ``[B,K]``: the normalization
+            and the softmax or sigmoid are part of it. It is not changed.
+        input_spec: How a raw image becomes what the network takes.
+        class_names: Names of the K classes.
+        example: uint8 ``[2,H,W,C]``, two images that the model is stored with as input example.
+        register: Name in the model registry, or None.
+        alias: Alias that the registered version gets, such as ``champion``, or None.
+    """
+    if not tracker.is_open:
+        return
+    target = tracker.artifact_dir / FOLDER
+    shutil.rmtree(target, ignore_errors=True)
+    with TemporaryDirectory() as temporary:
+        data = Path(temporary, "data")
+        data.mkdir()
+        torch.export.save(export(network, input_spec), data / NETWORK)
+        description = {"input_spec": input_spec.to_dict(), "class_names": class_names}
+        (data / DESCRIPTION).write_text(json.dumps(description, indent=2), "utf-8")
+        mlflow.pyfunc.save_model(
+            path=target,
+            loader_module=pyfunc.__name__,
+            data_path=str(data),
+            code_paths=[str(PACKAGE)],
+            signature=_signature(example.shape[-1], class_names),
+            input_example=example,
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIRED],
+        )
+    tracker.publish(FOLDER)
+    if register is not None:
+        tracker.flush()
+        _register(tracker, register, alias)
+
+
+def export(network: nn.Module, input_spec: InputSpec) -> torch.export.ExportedProgram:
+    """The network as a torch.export program on the CPU, in evaluation mode, for any batch size."""
+    twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    # A batch of one would be taken for a constant.
+    images = torch.zeros(2, input_spec.channels, *input_spec.size)
+    return torch.export.export(twin, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def _signature(channels: int, class_names: list[str]) -> ModelSignature:
+    images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels))
+    scores = [ColSpec("double", f"probability/{name}") for name in class_names]
+    outputs = Schema([ColSpec("string", "label"), ColSpec("double", "score"), *scores])
+    return ModelSignature(inputs=Schema([images]), outputs=outputs)
+
+
+def _register(tracker: MLflowTracker, name: str, alias: str | None) -> None:
+    client = tracker.experiment
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    run = client.get_run(tracker.run_id)
+    version = client.create_model_version(
+        name, source=f"{run.info.artifact_uri}/{FOLDER}", run_id=tracker.run_id
+    )
+    if alias is not None:
+        client.set_registered_model_alias(name, alias, version.version)

@@ -1,0 +1,44 @@
+"""The contract of every recipe: it composes, it validates, and its toy runs from end to end."""
+
+import pytest
+import yaml
+
+from lit_imgproc import load_recipe, load_run
+from lit_imgproc.recipes import catalog
+
+RECIPES = sorted(catalog.names())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_says_what_it_is(name):
+    header = yaml.safe_load(catalog.find(name).read_text())["recipe"]
+    assert header["title"]
+    rows = {row["name"]: row for row in catalog.headers()}
+    assert rows[name]["system"]
+    for figure in (rows[name]["expects"] or {}).values():
+        assert figure["source"] in ("measured", "published")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_validates(name):
+    load_recipe(name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_toy_runs_from_end_to_end(name, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    where = (f"tracking.uri={store.uri}", f"tracking.artifacts={store.artifacts}")
+    run = load_recipe(name, *where, toy=True).train()
+    assert run.status == "FINISHED"
+    assert 0 <= run.metrics["test/accuracy"] <= 1
+    assert run.metrics["test/loss"] > 0
+
+    again = load_run(run.id[:8], uri=store.uri)
+    assert again.recipe["model"]["num_classes"] == len(again.recipe["model"]["class_names"])
+    image = again.datamodule.dataset("val")[0]["image"].permute(1, 2, 0).numpy()
+    (answer,) = again.predict(image)
+    assert answer["label"] in again.recipe["model"]["class_names"]
+    # The frozen recipe is a recipe: it validates, and it gives the same frozen recipe.
+    frozen = tmp_path / "frozen.yaml"
+    frozen.write_text(yaml.safe_dump(again.recipe))
+    assert load_recipe(frozen).frozen == again.recipe

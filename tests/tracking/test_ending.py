@@ -1,0 +1,143 @@
+import os
+import signal
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from mlflow.tracking import MlflowClient
+from torch.utils.data import DataLoader
+
+from lit_imgproc.tracking.ending import recorded
+from lit_imgproc.tracking.logger import MLflowTracker
+
+
+class Line(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.layer(batch).square().mean()
+        self.log("train/loss", loss, on_step=True)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class At(Callback):
+    """Does something at the end of the third training batch."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            self.action()
+
+
+@pytest.fixture
+def tracker(store):
+    return MLflowTracker(
+        experiment="x", uri=store.uri, artifacts=store.artifacts, run_name=None, tags=None
+    )
+
+
+@pytest.fixture
+def ended(store, tracker):
+    def read():
+        run = MlflowClient(store.uri).get_run(tracker.run_id)
+        path = tracker.artifact_dir / "provenance/traceback.txt"
+        return run.info.status, path.read_text() if path.exists() else None
+
+    return read
+
+
+def fit(tracker, *callbacks):
+    Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=tracker,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    ).fit(Line(), DataLoader(torch.ones(8, 1), batch_size=1))
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def test_a_fit_that_ends_is_finished(store, tracker, ended):
+    with recorded(tracker) as same:
+        assert same is tracker
+        fit(tracker)
+        assert ended() == ("RUNNING", None)
+    assert ended() == ("FINISHED", None)
+    history = MlflowClient(store.uri).get_metric_history(tracker.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(8))
+
+
+def test_an_error_in_fit_is_failed_with_its_traceback(tracker, ended):
+    def fail():
+        raise ValueError("the loss is a banana")
+
+    with pytest.raises(ValueError, match="banana"), recorded(tracker):
+        fit(tracker, At(fail))
+    status, traceback = ended()
+    assert status == "FAILED"
+    assert "ValueError: the loss is a banana" in traceback
+    assert "test_ending.py" in traceback
+
+
+def test_ctrl_c_in_fit_is_killed_and_still_a_keyboard_interrupt(tracker, ended):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), recorded(tracker):
+        fit(tracker, At(send(signal.SIGINT)))
+    assert ended() == ("KILLED", None)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_sigterm_in_fit_is_killed_after_the_batch(store, tracker, ended):
+    with pytest.raises(SIGTERMException), recorded(tracker):
+        fit(tracker, At(send(signal.SIGTERM)))
+    assert ended() == ("KILLED", None)
+    history = MlflowClient(store.uri).get_metric_history(tracker.run_id, "train/loss")
+    assert [point.step for point in history] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("number", "exception"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SIGTERMException)],
+)
+def test_a_signal_outside_fit_is_killed(tracker, ended, number, exception):
+    before = signal.getsignal(number)
+    with pytest.raises(exception), recorded(tracker):
+        send(number)()
+    assert ended() == ("KILLED", None)
+    assert signal.getsignal(number) == before
+
+
+def test_an_impatient_second_signal_does_not_spoil_the_status(tracker, ended, monkeypatch):
+    end = MLflowTracker.end
+
+    def pressed_again(self, status):
+        send(signal.SIGINT)()
+        send(signal.SIGTERM)()
+        end(self, status)
+
+    monkeypatch.setattr(MLflowTracker, "end", pressed_again)
+    with pytest.raises(KeyboardInterrupt), recorded(tracker):
+        raise KeyboardInterrupt
+    assert ended() == ("KILLED", None)
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, "FINISHED"), (None, "FINISHED"), (3, "FAILED")])
+def test_an_exit_is_what_its_code_says(tracker, ended, code, status):
+    with pytest.raises(SystemExit) as raised, recorded(tracker):
+        raise SystemExit(code)
+    assert raised.value.code == code
+    assert ended()[0] == status
