@@ -1,12 +1,17 @@
 """``lit-imgproc list``."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from lit_imgproc.cli.arguments import AsJson
 
 
-def list_recipes(as_json: AsJson = False) -> None:
+def list_recipes(
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option(help="A table for a document.")] = False,
+) -> None:
     """List the recipes: those under ./experiments and those that came with the package.
 
     Example: lit-imgproc list --json
@@ -16,6 +21,12 @@ def list_recipes(as_json: AsJson = False) -> None:
     rows = headers()
     if as_json:
         print(json.dumps(rows))
+        return
+    if markdown:
+        print("| recipe | system | paper | expects |\n| --- | --- | --- | --- |")
+        for row in rows:
+            paper = f"[paper]({row['paper']})" if row["paper"] else ""
+            print(f"| `{row['name']}` | {row['system']} | {paper} | {_expects(row['expects'])} |")
         return
     table = [("recipe", "system", "expects")]
     table += [(row["name"], str(row["system"] or "-"), _expects(row["expects"])) for row in rows]

@@ -15,7 +15,7 @@ from lit_imgproc.data.order import EvalBatches, TrainBatches, TrainLoader
 from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 
-# Workers are the parallelism; and OpenCV's own threads, once used, hang in a process that is forked.
+# Workers are the parallelism: threads of OpenCV's own beside them only get in each other's way.
 cv2.setNumThreads(0)
 
 Split = Literal["train", "val", "test"]

@@ -32,7 +32,7 @@ class Loaded:
 
     Attributes:
         loaded: the names that took their values from the source.
-        fresh: the names that kept theirs: of heads, where the source's have another shape.
+        fresh: the names that did not: of heads that the source lacks or has in another shape.
         normalization: what the weights were trained with, where the source says so.
     """
 
@@ -44,8 +44,9 @@ class Loaded:
 def load_weights(network: nn.Module, source: str) -> Loaded:
     """Load weights into a network, in place.
 
-    Two things may differ. A head (classifier or auxiliary) that is missing or of another shape
-    stays fresh. A first convolution for another number of channels is adapted as timm does it:
+    Two things may differ. A head (classifier or auxiliary) that is missing stays fresh; one of
+    another shape starts at zero (Kolesnikov et al., arXiv 1912.11370): all classes are equally
+    likely at first, and a random head does not shake the trunk that was loaded. A first convolution for another number of channels is adapted as timm does it:
     summed to one channel, repeated and scaled to others. Everything else has to fit.
 
     Args:
@@ -90,8 +91,11 @@ def load_weights(network: nn.Module, source: str) -> Loaded:
         said = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
         raise UserError(f"The weights of {source} do not fit {type(network).__name__}. {said}.")
     network.load_state_dict(fits, strict=False)
-    fresh = tuple(k for k, _ in network.named_parameters() if k not in fits)
-    return Loaded(tuple(fits), fresh, normalization)
+    fresh = {name: p for name, p in network.named_parameters() if name not in fits}
+    for name, parameter in fresh.items():
+        if name in state:
+            nn.init.zeros_(parameter)
+    return Loaded(tuple(fits), tuple(fresh), normalization)
 
 
 def _read(path: Path) -> State:

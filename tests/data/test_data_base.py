@@ -3,6 +3,9 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -130,12 +133,9 @@ def test_prediction_goes_through_the_test_images_in_order(root):
 
 @pytest.mark.parametrize("batch_size", [7, 49])
 def test_two_ranks_share_the_images(root, tmp_path, batch_size):
-    class Writer(Watcher):
-        def on_fit_end(self):
-            name = tmp_path / f"{self.trainer.global_rank}.json"
-            name.write_text(json.dumps([self.evaluated, [ids for _, ids, _ in self.seen]]))
-
-    trainer(max_epochs=1, strategy="ddp_fork", devices=2).fit(Writer(), make(root, 0, batch_size))
+    # In a process of its own: forking one in which PyTorch has trained before can hang.
+    arguments = [str(root), str(tmp_path), str(batch_size)]
+    subprocess.run([sys.executable, __file__, *arguments], check=True, timeout=300)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     evaluated = [name for seen, _ in ranks for name in seen]
     assert sorted(evaluated) == sorted(make(root).dataset("val").names)
@@ -156,3 +156,22 @@ def test_the_number_of_workers_follows_the_cpus_of_a_rank(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "40")
     assert MNIST().num_workers == 8
     assert MNIST(num_workers=0).num_workers == 0
+
+
+class Writer(Watcher):
+    """Leaves what it has seen in a file, one a rank."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_fit_end(self):
+        seen = [self.evaluated, [ids for _, ids, _ in self.seen]]
+        (self.folder / f"{self.trainer.global_rank}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    data_root, folder, size = sys.argv[1:]
+    trainer(max_epochs=1, strategy="ddp_fork", devices=2).fit(
+        Writer(Path(folder)), make(data_root, batch_size=int(size))
+    )
