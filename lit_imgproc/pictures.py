@@ -4,6 +4,7 @@ Everything here is ``uint8`` RGB ``[H, W, 3]``. OpenCV draws: a figure of a plot
 hundred times longer, and these are drawn while a network trains.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,10 +59,15 @@ def overlay(picture: Picture, heat: npt.NDArray[np.floating], opacity: float = 0
     return (mixed + 0.5).astype(np.uint8)
 
 
-def grid(tiles: Sequence[Picture], columns: int, gap: int = 4) -> Picture:
-    """Lay tiles out row by row on white; each cell is as large as the largest tile."""
+def grid(tiles: Sequence[Picture], gap: int = 4) -> Picture:
+    """Lay tiles out row by row on white; each cell is as large as the largest tile.
+
+    The sheet is about square, which is the room that MLflow's image charts give a picture, and has
+    an even number of columns, so that pairs stay together.
+    """
     height = max(t.shape[0] for t in tiles) + gap
     width = max(t.shape[1] for t in tiles) + gap
+    columns = min(len(tiles), 2 * max(1, round(math.sqrt(len(tiles) * height / width) / 2)))
     rows = -(-len(tiles) // columns)
     sheet = np.full((rows * height + gap, columns * width + gap, 3), 255, np.uint8)
     for position, one in enumerate(tiles):

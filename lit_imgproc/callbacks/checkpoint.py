@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 from typing_extensions import override
 
 from lit_imgproc.tracking.logger import MLflowTracker
@@ -48,3 +49,9 @@ class Checkpoint(ModelCheckpoint):
         if isinstance(trainer.logger, MLflowTracker) and trainer.is_global_zero:
             self.dirpath = str(trainer.logger.artifact_dir / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    @override
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        # Lightning writes `last` after an epoch only if it was also the best one, and tells by this.
+        self._last_global_step_saved = trainer.global_step

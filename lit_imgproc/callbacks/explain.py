@@ -66,5 +66,5 @@ def _side_by_side(
         }
         cells.append(module.draw(one, answers[i : i + 1]))
         seen = pictures.overlay(pictures.tile(image), maps[i].cpu().numpy())
-        cells.append(pictures.grid([seen], columns=1))  # with the margin that `draw` has
-    return pictures.grid(cells, columns=min(8, len(cells)))
+        cells.append(pictures.grid([seen]))  # with the margin that `draw` has
+    return pictures.grid(cells)

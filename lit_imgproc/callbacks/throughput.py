@@ -16,7 +16,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
-        self._since = self._asked = self._waited = 0.0
+        self._since = self._asked = self._paused = self._waited = 0.0
         self._images = self._batches = 0
 
     @override
@@ -41,12 +41,19 @@ class Throughput(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.latest and self._batches:  # an epoch shorter than log_every_n_steps
+        if self._batches == trainer.num_training_batches:  # too short an epoch to be logged amid
             self._finish(trainer)
 
     @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused = time.perf_counter()
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart()  # validation within the epoch is no waiting for data
+        """Leave validation out: it is neither training nor waiting for data."""
+        passed = time.perf_counter() - self._paused
+        self._since += passed
+        self._asked += passed
 
     def _finish(self, trainer: Trainer) -> None:
         passed = time.perf_counter() - self._since

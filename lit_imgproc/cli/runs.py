@@ -31,9 +31,8 @@ def runs(
     table = Table("run", "experiment", "recipe", "status", "started", "took", "test")
     for row in rows:
         tested = {k: v for k, v in row["metrics"].items() if k.startswith("test/")}
-        headline = [
-            f"{k.removeprefix('test/')} {v:.4f}" for k, v in tested.items() if "/" not in k[5:]
-        ]
+        metric = "test/accuracy" if "test/accuracy" in tested else next(iter(tested), None)
+        headline = f"{metric.removeprefix('test/')} {tested[metric]:.4f}" if metric else ""
         took = f"{row['seconds']:.0f} s" if row["seconds"] is not None else ""
         table.add_row(
             row["run_id"][:8],
@@ -42,6 +41,6 @@ def runs(
             row["status"],
             row["start"].replace("T", " "),
             took,
-            next(iter(headline), ""),
+            headline,
         )
     Console(soft_wrap=True).print(table)

@@ -46,8 +46,9 @@ def load_weights(network: nn.Module, source: str) -> Loaded:
 
     Two things may differ. A head (classifier or auxiliary) that is missing stays fresh; one of
     another shape starts at zero (Kolesnikov et al., arXiv 1912.11370): all classes are equally
-    likely at first, and a random head does not shake the trunk that was loaded. A first convolution for another number of channels is adapted as timm does it:
-    summed to one channel, repeated and scaled to others. Everything else has to fit.
+    likely at first, and a random head does not shake the trunk that was loaded. A first
+    convolution for another number of channels is adapted as timm does it: summed to one channel,
+    repeated and scaled to others. Everything else has to fit.
 
     Args:
         network: the network to load into.

@@ -59,6 +59,15 @@ def find(name_or_path: str | Path) -> Path:
     return known[given]
 
 
+def parent(file: Path, extends: str) -> Path:
+    """The file that a recipe extends: relative to the recipe, or to the folders of recipes.
+
+    So a recipe of one's own, wherever it lies, can extend ``base/classification.yaml``.
+    """
+    candidates = [file.parent / extends, *(folder / extends for folder in folders())]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
 def headers() -> list[dict[str, Any]]:
     """Name, system, family, paper, expects and title of every recipe, from its ``recipe:`` block.
 
@@ -86,8 +95,8 @@ def _header(file: Path, read: dict[Path, dict[str, Any]]) -> dict[str, Any]:
             values = {"recipe": {"title": str(error)}}
         values = values if isinstance(values, dict) else {}
         parents = values.get("extends") or []
-        for parent in [parents] if isinstance(parents, str) else parents:
-            read[key] = text.merge(read[key], _header(file.parent / str(parent), read))
+        for extended in [parents] if isinstance(parents, str) else parents:
+            read[key] = text.merge(read[key], _header(parent(file, str(extended)), read))
         if isinstance(own := values.get("recipe"), dict):
             read[key] = text.merge(read[key], own)
     return read[key]

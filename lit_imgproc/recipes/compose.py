@@ -108,7 +108,7 @@ class _Reader:
             raise RecipeError([f"{extends}: extends: a path or a list of paths is needed"])
         values: dict[str, Any] = {}
         for parent in parents:
-            values = merge(values, self.file(path.parent / parent, below, extends))
+            values = merge(values, self.file(catalog.parent(path, parent), below, extends))
         if isinstance(own.get("toy"), dict):
             own["toy"] = _nested(own["toy"])
         self.origins |= {_undotted(path): f"{label}:{line}" for path, line in lines.items()}

@@ -227,12 +227,14 @@ class Experiment:
         tracking = self._tracking
         header = self.recipe.get("recipe") or {}
         tags = {"recipe": header.get("title"), "system": header.get("system")}
+        # As the recipe writes them: a reference to the environment may stand for a secret.
+        own = (self.recipe.get("tracking") or {}).get("tags") or {}
         return MLflowTracker(
             experiment=tracking["experiment"],
             uri=tracking["uri"],
             artifacts=tracking.get("artifacts"),
-            run_name=tracking.get("run_name"),
-            tags={k: v for k, v in tags.items() if v} | (tracking.get("tags") or {}),
+            run_name=tracking.get("run_name") or self.origin.source.stem,
+            tags={k: v for k, v in tags.items() if v} | own,
         )
 
     def _record(self, tracker: "MLflowTracker") -> None:
@@ -240,7 +242,10 @@ class Experiment:
         from lit_imgproc.tracking.dataset import log_dataset
         from lit_imgproc.tracking.provenance import collect, log_provenance
 
-        tracker.log_hyperparams(self.frozen)
+        # What it is called and where it is recorded are tags and places, not parameters.
+        tracker.log_hyperparams(
+            {key: self.frozen[key] for key in self.frozen if key not in ("recipe", "tracking")}
+        )
         tracker.log_dict(self.frozen, "recipe.yaml")
         tracker.log_dict(self.datamodule.input_spec().to_dict(), "input.json")
         log_provenance(tracker, collect(self.origin.source, self.origin.command))
@@ -284,6 +289,7 @@ def _quiet() -> None:
         ".*overridden `on_after_batch_transfer`.*",  # the module's is the one that is wanted
         ".*sync_dist=True.*",  # what is logged here has been gathered over the ranks
         ".*does not have many workers.*",  # speed/data_wait tells whether that matters
+        ".*smaller than the logging interval.*",  # epochs are logged all the same
     ):
         warnings.filterwarnings("ignore", message)
 

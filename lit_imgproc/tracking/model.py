@@ -84,6 +84,8 @@ def log_model(
 def export(network: nn.Module, input_spec: InputSpec) -> torch.export.ExportedProgram:
     """The network as a torch.export program on the CPU, in evaluation mode, for any batch size."""
     twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    # Weights that lie channels last are no whole tensors to torch.export.save, which then warns.
+    twin = twin.to(memory_format=torch.contiguous_format)
     # A batch of one would be taken for a constant.
     images = torch.zeros(2, input_spec.channels, *input_spec.size)
     return torch.export.export(twin, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))

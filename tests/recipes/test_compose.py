@@ -191,3 +191,11 @@ def test_a_place_outside_the_working_folder_is_a_whole_path(write, tmp_path, mon
     assert lines(compose("../r.yaml")) == [
         f"{tmp_path}/r.yaml:2: seed: this key is given twice in one block"
     ]
+
+
+def test_a_recipe_of_ones_own_extends_a_packaged_one_wherever_it_lies(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: base/classification.yaml\nmodel: {label_smoothing: 0.2}\n")
+    values = compose(recipe).values
+    assert values["model"]["name"] == "classifier"
+    assert values["model"]["label_smoothing"] == 0.2

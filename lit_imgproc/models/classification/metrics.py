@@ -54,7 +54,9 @@ def full_metrics(num_classes: int, *, multilabel: bool) -> dict[str, Metric]:
 
 def collection(metrics: dict[str, Metric], prefix: str) -> MetricCollection:
     """The metrics under names such as ``val/accuracy``."""
-    return MetricCollection(dict(metrics), prefix=prefix)
+    # Each with a state of its own: torchmetrics lets metrics share one if they agree after the
+    # first batch, and after a batch without mistakes macro F1 would become the top-5 accuracy.
+    return MetricCollection(dict(metrics), prefix=prefix, compute_groups=False)
 
 
 def confusion_matrix(num_classes: int, *, multilabel: bool) -> Metric:

@@ -316,7 +316,7 @@ class Classifier(ImageModule):
                 if self.multilabel:
                     lines[0] = "is " + (", ".join(true) or "-")
             tiles.append(pictures.caption(pictures.tile(image.float().cpu().numpy()), lines, ink))
-        return pictures.grid(tiles, columns=min(8, len(tiles)))
+        return pictures.grid(tiles)
 
     def _true_label(self, label: Tensor) -> str | list[str]:
         if self.multilabel:

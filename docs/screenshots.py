@@ -1,0 +1,95 @@
+"""Photograph a run in the MLflow UI with headless Chromium, for the pictures of the README.
+
+    python docs/screenshots.py RUN [--uri sqlite:///mlruns/mlflow.db] [--out docs/images]
+
+Needs Debian's ``chromium`` and ``chromium-driver`` and the ``docs`` extra. Exits with 1 where the
+page does not show the charts or the maps.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from lit_imgproc.recipes.run import default_store
+from lit_imgproc.tracking.records import find_run, run_url, ui_command
+
+PORT = 5077
+WIDTH, HEIGHT = 1500, 1000
+
+
+def browser() -> webdriver.Chrome:
+    """Headless Chromium that looks for nothing outside this machine."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+                 "disable-background-networking", "disable-component-update", "disable-sync",
+                 "hide-scrollbars", f"window-size={WIDTH},{HEIGHT}"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    return webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+
+
+def wait_for_server(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Until the UI answers; a server that ended is an error."""
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=2)
+            return
+        except OSError:
+            if process.poll() is not None:
+                raise SystemExit("the MLflow UI ended before it answered") from None
+            time.sleep(1)
+    raise SystemExit("the MLflow UI did not answer within two minutes")
+
+
+def main() -> None:
+    """Start the UI, open the run's charts and its maps, and save a picture of each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("--uri", default=default_store())
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    server = f"http://127.0.0.1:{PORT}"
+    process = subprocess.Popen(ui_command(arguments.uri, PORT))
+    try:
+        wait_for_server(server, process)
+        driver = browser()
+        wait = WebDriverWait(driver, 90)
+        page = run_url(find_run(arguments.run, arguments.uri), server)
+
+        driver.get(f"{page}/model-metrics")
+        wait.until(lambda d: "explanations/grad_cam" in d.find_element(By.TAG_NAME, "body").text)
+        for close in driver.find_elements(By.CSS_SELECTOR, "[aria-label='Close Assistant'], .close"):
+            close.click()
+        search = driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
+
+        search.send_keys("^(train|val)/")
+        wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".scatterlayer path")) > 3)
+        time.sleep(3)  # charts fade in
+        driver.save_screenshot(str(arguments.out / "charts.png"))
+
+        search.send_keys(Keys.CONTROL, "a")
+        search.send_keys("explanations")
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "[role=slider]"))
+        driver.find_element(By.CSS_SELECTOR, "[data-testid*=fullscreen], [aria-label*=ullscreen]").click()
+        time.sleep(1)
+        driver.find_elements(By.CSS_SELECTOR, "[role=slider]")[-1].send_keys(Keys.END)
+        wait.until(lambda d: any(i.size["width"] > 300 for i in d.find_elements(By.TAG_NAME, "img")))
+        time.sleep(2)
+        driver.save_screenshot(str(arguments.out / "maps.png"))
+        driver.quit()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
