@@ -13,16 +13,20 @@ import time
 import urllib.request
 from pathlib import Path
 
+import cv2
+import numpy as np
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from lit_imgproc.recipes.run import default_store
 from lit_imgproc.tracking.records import find_run, run_url, ui_command
 
 PORT = 5077
-WIDTH, HEIGHT = 1500, 1000
+WIDTH, HEIGHT = 1300, 1500
 
 
 def browser() -> webdriver.Chrome:
@@ -40,13 +44,24 @@ def wait_for_server(url: str, process: "subprocess.Popen[bytes]") -> None:
     """Until the UI answers; a server that ended is an error."""
     for _ in range(120):
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=2)
+            urllib.request.urlopen(f"{url}/health", timeout=2).close()
             return
         except OSError:
             if process.poll() is not None:
                 raise SystemExit("the MLflow UI ended before it answered") from None
             time.sleep(1)
     raise SystemExit("the MLflow UI did not answer within two minutes")
+
+
+def part(driver: webdriver.Chrome, component: str) -> WebElement:
+    """A part of MLflow's page by the name that MLflow gives it."""
+    return driver.find_element(By.CSS_SELECTOR, f"[data-component-id='{component}']")
+
+
+def save(driver: webdriver.Chrome, path: Path, height: int) -> None:
+    """Save the upper part of the window as a picture."""
+    pixels = cv2.imdecode(np.frombuffer(driver.get_screenshot_as_png(), np.uint8), 1)
+    cv2.imwrite(str(path), pixels[:height])
 
 
 def main() -> None:
@@ -58,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     server = f"http://127.0.0.1:{PORT}"
-    process = subprocess.Popen(ui_command(arguments.uri, PORT))
+    process = subprocess.Popen(ui_command(arguments.uri, PORT), stderr=subprocess.DEVNULL)
     try:
         wait_for_server(server, process)
         driver = browser()
@@ -67,24 +82,29 @@ def main() -> None:
 
         driver.get(f"{page}/model-metrics")
         wait.until(lambda d: "explanations/grad_cam" in d.find_element(By.TAG_NAME, "body").text)
-        for close in driver.find_elements(By.CSS_SELECTOR, "[aria-label='Close Assistant'], .close"):
-            close.click()
+        part(driver, "mlflow.assistant.chat_panel.close").click()
         search = driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
 
         search.send_keys("^(train|val)/")
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".scatterlayer path")) > 3)
         time.sleep(3)  # charts fade in
-        driver.save_screenshot(str(arguments.out / "charts.png"))
+        save(driver, arguments.out / "charts.png", height=900)
 
         search.send_keys(Keys.CONTROL, "a")
         search.send_keys("explanations")
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "[role=slider]"))
-        driver.find_element(By.CSS_SELECTOR, "[data-testid*=fullscreen], [aria-label*=ullscreen]").click()
-        time.sleep(1)
-        driver.find_elements(By.CSS_SELECTOR, "[role=slider]")[-1].send_keys(Keys.END)
-        wait.until(lambda d: any(i.size["width"] > 300 for i in d.find_elements(By.TAG_NAME, "img")))
+        time.sleep(2)  # the cards of the other charts go
+        part(driver, "fullscreen_button_chartcard").click()
         time.sleep(2)
-        driver.save_screenshot(str(arguments.out / "maps.png"))
+        thumb = driver.find_elements(By.CSS_SELECTOR, "[role=slider]")[-1]
+        track = thumb.find_element(By.XPATH, "./ancestor::*[@data-orientation][last()]")
+        to_the_end = track.size["width"] // 2 - 2
+        ActionChains(driver).move_to_element_with_offset(track, to_the_end, 0).click().perform()
+        wait.until(
+            lambda d: any(i.size["width"] > 300 for i in d.find_elements(By.TAG_NAME, "img"))
+        )
+        time.sleep(2)
+        save(driver, arguments.out / "maps.png", height=HEIGHT)
         driver.quit()
     finally:
         process.terminate()

@@ -51,7 +51,9 @@ class Checkpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     @override
-    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+    def _save_topk_checkpoint(
+        self, trainer: Trainer, monitor_candidates: dict[str, Tensor]
+    ) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)
-        # Lightning writes `last` after an epoch only if it was also the best one, and tells by this.
+        # By this Lightning tells whether to write `last`: after a new best state only.
         self._last_global_step_saved = trainer.global_step

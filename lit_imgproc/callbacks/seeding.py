@@ -27,4 +27,8 @@ class StepSeed(Callback):
     ) -> None:
         where = f"{self.seed} {trainer.global_rank} {trainer.current_epoch} {batch_idx}"
         digest = hashlib.blake2b(where.encode(), digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+        number = int.from_bytes(digest, "little") >> 1
+        # Not `torch.manual_seed`: it also asks the devices that are not there, for a millisecond.
+        torch.default_generator.manual_seed(number)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(number)

@@ -43,4 +43,7 @@ def runs(
             took,
             headline,
         )
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 1000  # a line a run, whole, for what reads the pipe
+    console.print(table)

@@ -2,9 +2,10 @@
 
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -26,13 +27,28 @@ def recorded(tracker: MLflowTracker) -> Iterator[MLflowTracker]:
     Lightning's SIGTERMException anywhere in the block. Within ``Trainer.fit`` Lightning's own
     handler is in charge, which raises it at the end of the batch.
     """
-    previous = _set(signal.SIGTERM, _terminate)
+    told_to_end = False
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        nonlocal told_to_end
+        told_to_end = True
+        # Lightning's handler calls the one that was there before it, too. While it is installed it
+        # ends the fit itself, at a batch boundary.
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            raise SIGTERMException
+
+    previous = _set(signal.SIGTERM, terminate)
     try:
         yield tracker
     except BaseException as error:
         interrupt = _interrupt_behind(error)
+        if isinstance(error, RuntimeError):
+            # A SIGTERM to the whole process group, as a scheduler sends it, ends the workers of a
+            # loader too, and their death may be noticed before the signal is.
+            with suppress(SIGTERMException):
+                time.sleep(0.2)
         with _uninterrupted():
-            if interrupt is not None or isinstance(error, SIGTERMException):
+            if interrupt is not None or told_to_end or isinstance(error, SIGTERMException):
                 tracker.end("KILLED")
             elif isinstance(error, SystemExit) and not error.code:
                 tracker.end("FINISHED")
@@ -41,6 +57,8 @@ def recorded(tracker: MLflowTracker) -> Iterator[MLflowTracker]:
                 tracker.end("FAILED")
         if interrupt is not None and interrupt is not error:
             raise interrupt from None
+        if told_to_end and not isinstance(error, SIGTERMException):
+            raise SIGTERMException from error
         raise
     else:
         with _uninterrupted():
@@ -57,13 +75,6 @@ def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
     if isinstance(error, SystemExit) and isinstance(context, KeyboardInterrupt):
         return context
     return None
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    # Lightning's handler calls the one that was there before it, too. While it is installed it
-    # ends the fit itself, at a batch boundary.
-    if signal.getsignal(signal.SIGTERM) is _terminate:
-        raise SIGTERMException
 
 
 @contextmanager

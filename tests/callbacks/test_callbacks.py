@@ -104,7 +104,7 @@ def test_seeds_differ_between_ranks_and_experiments():
     def draw(seed, rank):
         place = Place()
         place.global_rank = rank
-        StepSeed(seed).on_train_batch_start(place, None, None, 0)
+        StepSeed(seed).on_train_batch_start(place, pl.LightningModule(), None, 0)
         return float(torch.rand(()))
 
     assert len({draw(0, 0), draw(0, 1), draw(1, 0)}) == 3

@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -107,6 +108,20 @@ def test_sigterm_in_fit_is_killed_after_the_batch(store, tracker, ended):
     assert ended() == ("KILLED", None)
     history = MlflowClient(store.uri).get_metric_history(tracker.run_id, "train/loss")
     assert [point.step for point in history] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05])
+def test_workers_that_die_of_the_same_sigterm_do_not_make_it_failed(tracker, ended, delay):
+    def worker_dies():
+        if delay:  # the death is noticed before the signal is
+            threading.Timer(delay, send(signal.SIGTERM)).start()
+        else:
+            send(signal.SIGTERM)()
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+    with pytest.raises(SIGTERMException), recorded(tracker):
+        fit(tracker, At(worker_dies))
+    assert ended() == ("KILLED", None)
 
 
 @pytest.mark.parametrize(
