@@ -1,10 +1,6 @@
 """``lit-imgproc ui``."""
 
-import subprocess
-import time
-import urllib.error
-import urllib.request
-import webbrowser
+import os
 from typing import Annotated
 
 import typer
@@ -24,6 +20,10 @@ def ui(
 
     Example: lit-imgproc ui ab12
     """
+    import subprocess
+    import time
+    import webbrowser
+
     from lit_imgproc.errors import UserError
     from lit_imgproc.recipes.run import default_store
     from lit_imgproc.tracking.records import find_run, run_url, ui_command
@@ -37,7 +37,9 @@ def ui(
         if browser:
             webbrowser.open(page)
         return
-    process = subprocess.Popen(ui_command(store, port))
+    # MLflow's queue for jobs of language models would be seven more processes of 250 MB each.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    process = subprocess.Popen(ui_command(store, port), env=environment)
     try:
         while not _answers(server):
             if process.poll() is not None:
@@ -55,6 +57,9 @@ def ui(
 
 
 def _answers(server: str) -> bool:
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(f"{server}/health", timeout=2):
             return True

@@ -49,6 +49,8 @@ def load_recipe(recipe: str | Path, *overrides: str, toy: bool = False) -> "Expe
     return Experiment(composed)
 
 
+log = logging.getLogger(__name__)
+
 DEFAULT_TRACKING = {"experiment": "default", "uri": DEFAULT_STORE, "artifacts": None}
 
 
@@ -100,6 +102,7 @@ class Experiment:
         if str(block.get("weights")).startswith("run:"):
             run = load_run(block["weights"].removeprefix("run:"), uri=self._tracking["uri"])
             block["weights"] = str(run.checkpoint)
+            self.frozen["model"]["weights"] = f"run:{run.id}"  # the whole id, for good
         return cast(ImageModule, build(block, "module"))
 
     @property
@@ -168,11 +171,13 @@ class Experiment:
         """Train, test the best state, and leave an MLflow run; on several ranks if asked.
 
         Ranks are processes that this one starts, so that it works alike from a script, a notebook
-        and the command line. Under ``torchrun`` or ``srun``, start ``lit_imgproc.worker`` instead.
+        and the command line. In a script that ``torchrun`` has started, this process is a rank.
         """
-        count = ranks.asked(self._in_use["trainer"])
+        options = self._in_use["trainer"]
+        count = ranks.asked(options)
         self._settle()
-        if count > 1 or int(self._in_use["trainer"].get("num_nodes") or 1) > 1:
+        several = count > 1 or int(options.get("num_nodes") or 1) > 1
+        if several and "TORCHELASTIC_RUN_ID" not in os.environ:
             try:
                 self.run_id = ranks.launch(self.frozen, count, self.origin)
             except ranks.RankFailed as error:
@@ -207,6 +212,7 @@ class Experiment:
             tracker.publish("checkpoints")
             if trainer.is_global_zero and best is not None:
                 self._log_model(tracker, Path(best))
+            self.run_id = trainer.strategy.broadcast(self.run_id)
 
     def result(self) -> Run:
         """The run that this experiment left or is leaving, however it ended."""
@@ -261,19 +267,23 @@ class Experiment:
     def _log_model(self, tracker: "MLflowTracker", checkpoint: Path) -> None:
         from lit_imgproc.tracking.model import log_model
 
-        tracking = self._tracking
         module = rebuild(self.frozen, checkpoint)
         dataset = self.datamodule.dataset("val")
         pair = [dataset[i % len(dataset)]["image"] for i in range(2)]
-        log_model(
-            tracker,
-            network=module.export_network(),
-            input_spec=self.datamodule.input_spec(),
-            class_names=self.datamodule.facts()["class_names"],
-            example=torch.stack(pair).permute(0, 2, 3, 1).numpy(),
-            register=tracking.get("register"),
-            alias=tracking.get("alias"),
-        )
+        try:
+            log_model(
+                tracker,
+                network=module.export_network(),
+                input_spec=self.datamodule.input_spec(),
+                class_names=self.datamodule.facts()["class_names"],
+                example=torch.stack(pair).permute(0, 2, 3, 1).numpy(),
+                register=self._tracking.get("register"),
+                alias=self._tracking.get("alias"),
+            )
+        except Exception as error:  # whatever torch.export cannot trace
+            # The training is done and its checkpoints are safe: it has not failed for this.
+            log.warning("the run has no MLflow model: %s", error)
+            tracker.set_tag("model.error", str(error)[:500])
 
     @property
     def _tracking(self) -> dict[str, Any]:

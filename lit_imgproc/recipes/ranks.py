@@ -61,9 +61,9 @@ def launch(frozen: dict[str, Any], count: int, origin: "Origin") -> str:
         recipe, result = Path(folder, "frozen.yaml"), Path(folder, "result.json")
         recipe.write_text(yaml.safe_dump(frozen, sort_keys=False))
         note = json.dumps({"source": str(origin.source), "command": origin.command})
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
-        command[4:] = [f"--nproc-per-node={count}", "-m", "lit_imgproc.worker"]
-        command += [str(recipe), "--origin", note, "--result", str(result)]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={count}", "-m", "lit_imgproc.worker", str(recipe)]
+        command += ["--origin", note, "--result", str(result)]
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)), **os.environ}
         process = subprocess.Popen(command, env=environment)
 

@@ -70,18 +70,33 @@ def test_sharded_training_equals_ddp_and_its_checkpoint_loads(options):
     assert losses["ddp"] == pytest.approx(losses["model_parallel"], rel=1e-3)
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
 def test_torchrun_starts_the_same_worker(options, store, tmp_path):
     experiment = load_recipe("quickstart", *options, "trainer.devices=2")
     frozen, result = tmp_path / "frozen.yaml", tmp_path / "result.json"
     frozen.write_text(yaml.safe_dump(experiment.frozen))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         "-m", "lit_imgproc.worker", str(frozen), "--result", str(result)],
-        check=True, cwd=tmp_path,
-    )  # fmt: skip
+    worker = ["-m", "lit_imgproc.worker", str(frozen), "--result", str(result)]
+    subprocess.run([*TORCHRUN, *worker], check=True, cwd=tmp_path)
     run = load_run(json.loads(result.read_text())["run_id"], uri=store.uri)
     assert run.status == "FINISHED"
     assert run.recipe["trainer"]["devices"] == 2
+
+
+def test_a_script_under_torchrun_is_a_rank(options, store, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom lit_imgproc import load_recipe\n"
+        "print('ended', load_recipe('quickstart', *sys.argv[1:]).train().id, flush=True)\n"
+    )
+    command = [*TORCHRUN, str(script), *options, "trainer.devices=2"]
+    done = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
+    ended = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("ended")]
+    assert len(ended) == 2
+    assert len(set(ended)) == 1  # both ranks give the one run
+    experiment = MlflowClient(store.uri).get_experiment_by_name("quickstart")
+    assert len(MlflowClient(store.uri).search_runs([experiment.experiment_id])) == 1
 
 
 def test_two_jobs_on_a_new_experiment_both_log(options, store, tmp_path):

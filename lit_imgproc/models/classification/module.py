@@ -259,9 +259,8 @@ class Classifier(ImageModule):
     def predict_step(self, batch: ClassificationBatch, batch_idx: int) -> list[dict[str, Any]]:
         """One plain dict an image: id, label(s), score(s), and a probability for each class."""
         answers = []
-        for name, row in zip(
-            batch["id"], self.probabilities(batch["image"]).float().cpu(), strict=True
-        ):
+        probabilities = self.probabilities(batch["image"]).detach().float().cpu()
+        for name, row in zip(batch["id"], probabilities, strict=True):
             answer: dict[str, Any] = {"id": name}
             if self.multilabel:
                 found = [k for k in range(len(row)) if row[k] >= 0.5]

@@ -1,0 +1,262 @@
+"""The verbs that make and read runs, as the console script that a shell or a scheduler starts."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from lit_imgproc.cli import main
+from lit_imgproc.data.imagenet.datamodule import Digits
+
+SCRIPT = Path(sys.executable).with_name("lit-imgproc")
+RECIPE = """\
+extends: quickstart.yaml
+model: {optimizer: {lr: 0.003}}
+data: {root: digits, batch_size: 16, num_workers: 0}
+trainer: {accelerator: cpu, max_epochs: 1, log_every_n_steps: 1}
+callbacks: {explain: null, predictions: null}
+tracking: {experiment: verbs, artifacts: artifacts}
+"""
+
+
+class Shell:
+    """A folder with a recipe, toy data and a store, in which verbs are run."""
+
+    def __init__(self, folder, store):
+        self.folder = folder
+        self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+        self.environment = {
+            **os.environ,
+            "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
+        shutil.copy(store, folder / "mlflow.db")
+        Digits.write_toy(folder / "digits")
+        (folder / "mine.yaml").write_text(RECIPE)
+
+    def start(self, *arguments, stderr=subprocess.PIPE):
+        return subprocess.Popen(
+            [SCRIPT, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def __call__(self, *arguments):
+        """Run a verb to its end: exit code, lines of output, errors."""
+        process = self.start(*arguments)
+        out, errors = process.communicate(timeout=300)
+        return process.returncode, out.splitlines(), errors
+
+    def runs(self):
+        """Ids of the runs in the store, with their status."""
+        experiments = [item.experiment_id for item in self.client.search_experiments()]
+        found = self.client.search_runs(experiments)
+        return {run.info.run_id: run.info.status for run in found}
+
+
+@pytest.fixture(scope="module")
+def shell(empty_store, tmp_path_factory):
+    return Shell(tmp_path_factory.mktemp("verbs"), empty_store)
+
+
+@pytest.fixture(scope="module")
+def trained(shell):
+    """The lines that one training printed, and what its last line says."""
+    code, lines, errors = shell("train", "mine.yaml", "seed=3", "--json")
+    assert code == 0, errors
+    return lines, json.loads(lines[-1])
+
+
+@pytest.fixture
+def within(shell, monkeypatch, capsys):
+    """Run a verb in the same folder within this process, which starts faster."""
+    monkeypatch.chdir(shell.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shell.environment["MLFLOW_TRACKING_URI"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def within(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lit-imgproc", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        out, errors = capsys.readouterr()
+        return ending.value.code, out.splitlines(), errors
+
+    return within
+
+
+def test_train_ends_with_one_line_of_json(shell, trained):
+    lines, result = trained
+    assert set(result) == {"run_id", "status", "metrics"}
+    assert result["status"] == "FINISHED"
+    run = shell.client.get_run(result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert result["metrics"] == run.data.metrics
+    assert f"test/accuracy {result['metrics']['test/accuracy']:.4f}" in lines
+    assert f"run {result['run_id']} FINISHED" in lines
+    assert any(line.startswith("epoch 1/1 train/loss ") for line in lines)
+    assert run.data.tags["command"] == "lit-imgproc train mine.yaml seed=3 --json"
+    assert run.data.params["seed"] == "3"
+
+
+def test_the_command_that_train_says_shows_the_run(trained):
+    lines, result = trained
+    (said,) = (line for line in lines if line.startswith("see it: "))
+    assert said.endswith(f" ui {result['run_id'][:8]}")
+    assert Path(said.split()[2]).is_file()
+
+
+def test_test_measures_the_same_again(shell, trained):
+    _, result = trained
+    code, lines, errors = shell("test", result["run_id"][:8], "--json")
+    assert code == 0, errors
+    again = json.loads(lines[-1])
+    assert (again["run_id"], again["status"]) == (result["run_id"], "FINISHED")
+    before = {k: v for k, v in result["metrics"].items() if k.startswith("test/")}
+    assert again["metrics"] == pytest.approx(before)
+    assert f"test/accuracy {before['test/accuracy']:.4f}" in lines
+
+
+def test_predict_answers_for_files_and_folders_and_writes_them(shell, trained):
+    _, result = trained
+    photos = shell.folder / "photos"
+    photos.mkdir()
+    for name in ("b.png", "a.jpg"):
+        cv2.imwrite(str(photos / name), np.full((20, 30, 3), 90, np.uint8))
+    cv2.imwrite(str(shell.folder / "one.png"), np.zeros((8, 8), np.uint8))
+    code, lines, errors = shell(
+        "predict", result["run_id"], "one.png", "photos", "--output", "answers.json", "--json"
+    )
+    assert code == 0, errors
+    said = json.loads(lines[-1])
+    assert said["run_id"] == result["run_id"]
+    answers = said["predictions"]
+    assert [answer["id"] for answer in answers] == ["one.png", "photos/a.jpg", "photos/b.png"]
+    assert set(answers[0]["probabilities"]) == set("0123456789")
+    assert json.loads((shell.folder / "answers.json").read_text()) == answers
+    assert f"one.png: {answers[0]['label']} {answers[0]['score']:.3f}" in lines
+
+
+def test_runs_lists_the_newest_first(shell, trained, within):
+    _, result = trained
+    code, lines, errors = shell("runs", "--experiment", "verbs", "--json")
+    assert code == 0, errors
+    rows = json.loads(lines[-1])
+    assert result["run_id"] in [row["run_id"] for row in rows]
+    assert [row["start"] for row in rows] == sorted((row["start"] for row in rows), reverse=True)
+    row = next(row for row in rows if row["run_id"] == result["run_id"])
+    assert (row["experiment"], row["status"]) == ("verbs", "FINISHED")
+    assert row["metrics"]["test/accuracy"] == result["metrics"]["test/accuracy"]
+    # For people: a line a run, whole, where the output is no terminal.
+    code, lines, _ = within("runs")
+    assert code == 0
+    (line,) = (line for line in lines if result["run_id"][:8] in line)
+    for cell in ("verbs", "FINISHED", f"accuracy {row['metrics']['test/accuracy']:.4f}"):
+        assert f" {cell} " in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "quikstart"], "did you mean quickstart?"),
+        (["train", "mine.yaml", "data.root=nowhere"], "nowhere"),
+    ],
+)
+def test_what_a_person_can_mend_is_a_sentence_and_exit_code_2(shell, arguments, sentence):
+    before = shell.runs()
+    code, lines, errors = shell(*arguments, "--json")
+    assert (code, lines) == (2, []), errors
+    assert sentence in errors
+    assert "Traceback" not in errors
+    assert shell.runs() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "mine.yaml", "tracking.uri=http://127.0.0.1:1"], "no MLflow server answers"),
+        (["test", "zz"], "begins with 'zz'"),
+        (["predict", "zz", "one.png", "--uri", "sqlite:///none.db"], "no MLflow store at"),
+        (["runs", "--experiment", "vrbs"], "there are: "),
+        (["ui", "zz"], "begins with 'zz'"),
+    ],
+)
+def test_so_is_what_cannot_be_found(shell, trained, within, arguments, sentence):
+    before = shell.runs()
+    code, _, errors = within(*arguments)
+    assert code == 2
+    assert sentence in errors
+    assert shell.runs() == before
+
+
+def test_a_training_that_fails_is_failed_with_its_traceback(shell, tmp_path):
+    # The images have one channel: the first batch raises.
+    code, lines, errors = shell("train", "mine.yaml", "model.network.in_channels=3", "--json")
+    assert code == 1
+    assert "RuntimeError" in errors
+    result = json.loads(lines[-1])
+    assert result["status"] == "FAILED"
+    assert shell.runs()[result["run_id"]] == "FAILED"
+    kept = shell.client.download_artifacts(
+        result["run_id"], "provenance/traceback.txt", str(tmp_path)
+    )
+    text = Path(kept).read_text()
+    assert text.startswith("Traceback (most recent call last)")
+    assert "RuntimeError" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_is_ended_is_killed(shell, number, code):
+    process = shell.start("train", "mine.yaml", "trainer.max_epochs=100000", "--json")
+    try:
+        next(line for line in process.stdout if line.startswith("epoch 2/"))
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    result = json.loads(out.splitlines()[-1])
+    assert result["status"] == "KILLED"
+    assert shell.runs()[result["run_id"]] == "KILLED"
+    assert result["metrics"]["train/loss"] > 0  # what was measured until then is there
+    kept = shell.client.list_artifacts(result["run_id"], "checkpoints")
+    assert [item.path for item in kept] == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
+
+
+def test_ui_serves_the_page_of_a_run_until_ctrl_c(shell, trained):
+    _, result = trained
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asked = ("ui", result["run_id"][:8], "--no-browser", "--port", str(port))
+    process = shell.start(*asked, stderr=subprocess.DEVNULL)  # the server's log
+    with process.stdout:
+        try:
+            said = next((line for line in process.stdout if line.startswith("MLflow UI: ")), "")
+            assert f" http://127.0.0.1:{port}/#/experiments/" in said
+            assert f"/runs/{result['run_id']} " in said
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
+                assert page.status == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+            process.wait()
+    # The server has ended with it: the port is free again.
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
