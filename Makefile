@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo install lint types imports test test-slow check system constraints docs wheel
+.PHONY: help demo install lint types imports test test-slow check system constraints docs screenshots wheel
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -53,8 +53,15 @@ constraints:  ## pin anew: the newest versions that pyproject.toml allows, into 
 	  .venv-pins/bin/python -m pip freeze --exclude-editable --exclude lit_imgproc; } > constraints.txt
 	rm -rf .venv-pins
 
-docs: $(INSTALLED)  ## the tables and reference pages that are made from code
-	$(BIN)/lit-imgproc list --markdown > docs/recipes.md
+docs: $(INSTALLED)  ## write the table of recipes into README.md
+	$(BIN)/lit-imgproc list --markdown > .recipes.md
+	awk '/<!-- recipes -->/ {print; while ((getline row < ".recipes.md") > 0) print row; made = 1} \
+	     /<!-- \/recipes -->/ {made = 0} !made' README.md > .readme.md
+	mv .readme.md README.md && rm .recipes.md
+
+screenshots: $(INSTALLED)  ## photograph RUN=… in the MLflow UI for the README (chromium, chromium-driver)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt selenium
+	$(BIN)/python docs/screenshots.py $(RUN)
 
 wheel: $(INSTALLED)  ## build the wheel, recipes included
 	$(BIN)/python -m hatchling build

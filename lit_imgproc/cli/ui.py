@@ -20,6 +20,8 @@ def ui(
 
     Example: lit-imgproc ui ab12
     """
+    import signal
+    import socket
     import subprocess
     import time
     import webbrowser
@@ -37,8 +39,13 @@ def ui(
         if browser:
             webbrowser.open(page)
         return
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"something is served on port {port} already: choose another --port")
     # MLflow's queue for jobs of language models would be seven more processes of 250 MB each.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    # Ended as by Ctrl-C, so that the server does not outlive this command.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen(ui_command(store, port), env=environment)
     try:
         while not _answers(server):

@@ -76,6 +76,8 @@ class ImageModule(LightningModule):
 
         if isinstance(self.network, FSDPModule):
             return  # sharded by the fit; this is the test that follows it
+        # Shards are cut from contiguous weights only: `channels_last` gives way here.
+        self.network.to(memory_format=torch.contiguous_format)
         for layer in _callable_children(self.network):
             if any(True for _ in layer.parameters()):
                 fully_shard(layer, mesh=mesh["data_parallel"])

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import sys
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes import ranks
 from lit_imgproc.recipes.build import build, fill
 from lit_imgproc.recipes.compose import Composed, compose
+from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.recipes.references import from_environment
 from lit_imgproc.recipes.registry import resolve
 from lit_imgproc.recipes.run import DEFAULT_STORE, Run, load_run, rebuild
@@ -137,7 +137,7 @@ class Experiment:
         if isinstance(options.get("strategy"), dict):
             options["strategy"] = build(options["strategy"], "strategy")
         callbacks = self._callbacks()
-        _quiet()
+        quiet()
         return pl.Trainer(
             **options,
             logger=tracker or False,
@@ -289,19 +289,6 @@ class Experiment:
     def _tracking(self) -> dict[str, Any]:
         """Where to record: the local store, where the recipe says nothing."""
         return {**DEFAULT_TRACKING, **(self._in_use.get("tracking") or {})}
-
-
-def _quiet() -> None:
-    """Leave out what Lightning says in every run and nobody can act on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        ".*LeafSpec.*",
-        ".*overridden `on_after_batch_transfer`.*",  # the module's is the one that is wanted
-        ".*sync_dist=True.*",  # what is logged here has been gathered over the ranks
-        ".*does not have many workers.*",  # speed/data_wait tells whether that matters
-        ".*smaller than the logging interval.*",  # epochs are logged all the same
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def _toy_data(datamodule: type[ImageDataModule]) -> Path:

@@ -19,6 +19,7 @@ from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes.build import build
+from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.tracking.records import RunNotFound, add_metrics, artifact_file, find_run
 
 DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
@@ -156,8 +157,11 @@ class Run:
 
         from lit_imgproc.callbacks.progress import Progress
 
+        quiet()
+        known = ("accelerator", "precision", "limit_test_batches")
+        options = {key: value for key, value in self.recipe["trainer"].items() if key in known}
         trainer = pl.Trainer(
-            logger=False, callbacks=[Progress()], enable_checkpointing=False, devices=1
+            **options, devices=1, logger=False, callbacks=[Progress()], enable_checkpointing=False
         )
         trainer.test(self.module, datamodule=self.datamodule, verbose=False)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -16,7 +16,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from lit_imgproc.cli import main
+from lit_imgproc.cli.ui import ui
 from lit_imgproc.data.imagenet.datamodule import Digits
+from lit_imgproc.errors import UserError
 
 SCRIPT = Path(sys.executable).with_name("lit-imgproc")
 RECIPE = """\
@@ -260,3 +262,12 @@ def test_ui_serves_the_page_of_a_run_until_ctrl_c(shell, trained):
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
+
+
+def test_ui_does_not_show_what_something_else_serves(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match="choose another --port"):
+            ui(None, port, False, f"sqlite:///{tmp_path}/mlflow.db")

@@ -1,5 +1,9 @@
 """The metrics of a classifier, accumulated over a whole split and over all ranks."""
 
+import warnings
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
@@ -15,6 +19,58 @@ from torchmetrics.classification import (
     MultilabelExactMatch,
     MultilabelF1Score,
 )
+from typing_extensions import override
+
+
+class MeanAUROC(MulticlassAUROC):
+    """AUROC of each class against the rest, averaged over the classes that the split has.
+
+    torchmetrics counts a class without images as zero, or one without others: neither was measured.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average="none")
+
+    @override
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics says so of itself
+        target = torch.nn.functional.one_hot(_joined(self.target), self.num_classes)
+        return _mean_over_measured(super().compute, target)
+
+
+class MeanMultilabelAUROC(MultilabelAUROC):
+    """AUROC of each label, averaged over those that some images have and others have not."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none")
+
+    @override
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics says so of itself
+        return _mean_over_measured(super().compute, _joined(self.target))
+
+
+class MeanAveragePrecision(MultilabelAveragePrecision):
+    """Average precision of each label, averaged over those that some images have."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none")
+
+    @override
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics says so of itself
+        return _mean_over_measured(super().compute, _joined(self.target))
+
+
+def _joined(batches: list[Tensor] | Tensor) -> Tensor:
+    """The targets of all batches, which a sync between ranks has joined already."""
+    return torch.cat(batches) if isinstance(batches, list) else batches
+
+
+def _mean_over_measured(compute: Callable[[], Tensor], target: Tensor) -> Tensor:
+    """The mean of the scores ``[K]`` of columns of ``target`` ``[N, K]`` with both values."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No (positive|negative) samples")
+        scores = compute()
+    measured = (target == 1).any(0) & (target == 0).any(0)
+    return scores[measured].mean()
 
 
 def quick_metrics(num_classes: int, *, multilabel: bool) -> dict[str, Metric]:
@@ -37,17 +93,17 @@ def full_metrics(num_classes: int, *, multilabel: bool) -> dict[str, Metric]:
     """What a test reports: the quick metrics, and those that keep every prediction in memory.
 
     ``calibration_error`` is the expected calibration error over 15 bins (Guo et al.,
-    arXiv 1706.04599); ``auroc`` is one against the rest, averaged over classes.
+    arXiv 1706.04599).
     """
     metrics = quick_metrics(num_classes, multilabel=multilabel)
     if multilabel:
         return metrics | {
-            "auroc": MultilabelAUROC(num_classes),
-            "average_precision": MultilabelAveragePrecision(num_classes),
+            "auroc": MeanMultilabelAUROC(num_classes),
+            "average_precision": MeanAveragePrecision(num_classes),
             "exact_match": MultilabelExactMatch(num_classes),
         }
     return metrics | {
-        "auroc": MulticlassAUROC(num_classes),
+        "auroc": MeanAUROC(num_classes),
         "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
     }
 

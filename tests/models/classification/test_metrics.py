@@ -47,3 +47,17 @@ def test_multilabel_metrics_keep_apart_too():
     assert float(values["test/f1"]) == pytest.approx((1 + 2 / 3) / 2)
     # Of two positives that both come first, 1; of one that ties with a negative, 1/2.
     assert float(values["test/average_precision"]) == pytest.approx(3 / 4)
+
+
+def test_classes_that_a_split_lacks_are_not_counted_as_zero():
+    measured = collection(full_metrics(3, multilabel=False), "test/")
+    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.4, 0.5, 0.1]])
+    measured.update(probabilities, torch.tensor([0, 1, 0]))
+    # Class 0: 0.8 and 0.4 over 0.1; class 1: 0.8 over 0.1 and 0.5; class 2 has no image.
+    assert float(measured.compute()["test/auroc"]) == 1
+
+    labels = collection(full_metrics(3, multilabel=True), "test/")
+    labels.update(probabilities, torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 0]]))
+    values = labels.compute()
+    assert float(values["test/auroc"]) == 1
+    assert float(values["test/average_precision"]) == 1
