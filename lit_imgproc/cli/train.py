@@ -23,6 +23,7 @@ def train(
 
     from lit_imgproc.recipes.experiment import load_recipe
     from lit_imgproc.recipes.ranks import RankFailed
+    from lit_imgproc.recipes.run import default_store
 
     experiment = load_recipe(recipe, *(overrides or ()), toy=toy)
     try:
@@ -40,7 +41,8 @@ def train(
         if name.startswith("test/") and name.count("/") == 1:
             print(f"{name} {value:.4f}")
     print(f"run {run.id} {run.status}")
-    print(f"see it: {sys.argv[0]} ui {run.id[:8]}")
+    elsewhere = "" if run.uri == default_store() else f" --uri {run.uri}"
+    print(f"see it: {sys.argv[0]} ui {run.id[:8]}{elsewhere}")
     if as_json:
         print(json.dumps(_result(run)))
 

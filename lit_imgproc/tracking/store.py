@@ -1,6 +1,7 @@
 """An MLflow store: opening it, and telling where its artifacts lie."""
 
 import logging
+import os
 import re
 import ssl
 from contextlib import AbstractContextManager, nullcontext
@@ -35,6 +36,7 @@ def open_client(uri: str, *, create: bool) -> MlflowClient:
     Raises:
         StoreUnavailable: in one sentence, within seconds. MLflow alone retries for many minutes.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # MLflow and Alembic announce each table that a new store gets, urllib3 each attempt that fails.
     for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("urllib3", "ERROR")):
         logging.getLogger(name).setLevel(level)

@@ -17,6 +17,7 @@ from lit_imgproc.models.backbones import head_parameters, layer_groups
 from lit_imgproc.models.base import Batch, ImageModule, Normalization
 from lit_imgproc.models.classification.metrics import (
     collection,
+    confusion_figure,
     confusion_matrix,
     full_metrics,
     per_class_accuracy,
@@ -326,25 +327,7 @@ class Classifier(ImageModule):
         """The confusion matrix of the test that has just ended."""
         if self._counts is None or self.multilabel or len(self.class_names) > MAX_CLASSES_LOGGED:
             return {}
-        from matplotlib.figure import Figure
-
-        names, shares = self.class_names, self._counts.double()
-        shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
-        side = max(4.0, 0.55 * len(names) + 2)
-        figure = Figure(figsize=(side, side), layout="constrained")
-        axes = figure.subplots()
-        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        if len(names) <= 25:
-            for row in range(len(names)):
-                for column in range(len(names)):
-                    ink = "white" if shares[row, column] > 0.5 else "black"
-                    count = int(self._counts[row, column])
-                    axes.text(column, row, str(count), ha="center", va="center", color=ink, size=8)
-        return {"confusion_matrix": figure}
+        return {"confusion_matrix": confusion_figure(self._counts, self.class_names)}
 
     def export_network(self) -> nn.Module:
         """From images ``[B, C, H, W]`` in [0, 1] to probabilities ``[B, K]``."""

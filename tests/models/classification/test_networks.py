@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from lit_imgproc.errors import UserError
-from lit_imgproc.models.classification import networks
+from lit_imgproc.models.classification import networks, small
 
 # Published counts for 1,000 classes (torchvision's metadata, timm, the papers), each network at
 # the three channels and the size of image that it was published for.
@@ -245,7 +245,7 @@ def test_cifar_stem_keeps_the_size():
 
 
 def test_shortcut_takes_every_second_pixel_and_pads_channels():
-    block = networks.CifarBlock(2, 4, stride=2).eval()
+    block = small.CifarBlock(2, 4, stride=2).eval()
     torch.nn.init.zeros_(block.bn2.weight)
     x = torch.rand(1, 2, 4, 4)
     expected = torch.zeros(1, 4, 2, 2)
@@ -256,7 +256,7 @@ def test_shortcut_takes_every_second_pixel_and_pads_channels():
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
 def test_depth_counts_the_layers_with_weights(depth):
     with torch.device("meta"):
-        network = networks.CifarResNet(depth, 10)
+        network = small.CifarResNet(depth, 10)
     layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     assert len(layers) == depth
 
