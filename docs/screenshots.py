@@ -83,28 +83,30 @@ def main() -> None:
         driver.get(f"{page}/model-metrics")
         wait.until(lambda d: "explanations/grad_cam" in d.find_element(By.TAG_NAME, "body").text)
         part(driver, "mlflow.assistant.chat_panel.close").click()
-        search = driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
-
-        search.send_keys("^(train|val)/")
-        wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".scatterlayer path")) > 3)
-        time.sleep(3)  # charts fade in
-        save(driver, arguments.out / "charts.png", height=900)
-
-        search.send_keys(Keys.CONTROL, "a")
-        search.send_keys("explanations")
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "[role=slider]"))
-        time.sleep(2)  # the cards of the other charts go
         part(driver, "fullscreen_button_chartcard").click()
         time.sleep(2)
         thumb = driver.find_elements(By.CSS_SELECTOR, "[role=slider]")[-1]
         track = thumb.find_element(By.XPATH, "./ancestor::*[@data-orientation][last()]")
         to_the_end = track.size["width"] // 2 - 2
         ActionChains(driver).move_to_element_with_offset(track, to_the_end, 0).click().perform()
-        wait.until(
-            lambda d: any(i.size["width"] > 300 for i in d.find_elements(By.TAG_NAME, "img"))
-        )
-        time.sleep(2)
+        time.sleep(5)
+        driver.save_screenshot("/tmp/shots2/debug.png")
+        print([(i.size, i.location) for i in driver.find_elements(By.TAG_NAME, "img")])
         save(driver, arguments.out / "maps.png", height=HEIGHT)
+        driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+        time.sleep(2)
+
+        # Charts of metrics come after those of images: a picture of what is further down.
+        wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".scatterlayer path")) > 3)
+        first = next(
+            heading
+            for heading in driver.find_elements(By.XPATH, "//*[starts-with(text(), 'train')]")
+            if heading.is_displayed()
+        )
+        driver.execute_script("arguments[0].scrollIntoView()", first)
+        time.sleep(5)  # charts are drawn when they come into view
+        save(driver, arguments.out / "charts.png", height=1150)
         driver.quit()
     finally:
         process.terminate()

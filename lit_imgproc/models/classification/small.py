@@ -81,7 +81,7 @@ class ConvNet(nn.Module):
     pretrained_cfg: ClassVar[dict[str, Any]] = {
         "first_conv": "conv1",
         "classifier": "linear",
-        "attribution_layer": "bn3",
+        "attribution_layer": "relu3",
     }
 
     def __init__(self, num_classes: int, in_channels: int = 3, drop_rate: float = 0.2) -> None:
@@ -92,6 +92,7 @@ class ConvNet(nn.Module):
         self.bn2 = nn.BatchNorm2d(32)
         self.conv3 = nn.Conv2d(32, 96, 3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(96)
+        self.relu3 = nn.ReLU()
         self.drop = nn.Dropout(drop_rate)
         self.linear = nn.Linear(96 * 9, num_classes)
 
@@ -99,5 +100,5 @@ class ConvNet(nn.Module):
         """Take images ``[B, C, H, W]`` to logits ``[B, K]``."""
         x = F.relu(self.bn1(F.max_pool2d(self.conv1(x), 2)))
         x = F.relu(self.bn2(F.max_pool2d(self.conv2(x), 2)))
-        x = F.relu(self.bn3(self.conv3(x)))
+        x = self.relu3(self.bn3(self.conv3(x)))
         return cast(Tensor, self.linear(self.drop(F.adaptive_max_pool2d(x, 3).flatten(1))))

@@ -7,6 +7,7 @@ import torch
 import torchvision
 
 from lit_imgproc.errors import UserError
+from lit_imgproc.models.backbones import attribution_layer
 from lit_imgproc.models.classification import networks, small
 
 # Published counts for 1,000 classes (torchvision's metadata, timm, the papers), each network at
@@ -310,3 +311,13 @@ def test_images_that_cannot_be_cut_into_patches(name, size):
 
 def test_networks_without_a_fixed_size_take_any():
     assert count(on_meta("timm", "test_resnet", 10, image_size=(30, 31))) == 373_658
+
+
+def test_convnet_is_explained_after_its_activation():
+    """Before it, half of what is weighed is below zero, and half of the maps were empty."""
+    network = networks.convnet(10, 1).eval()
+    seen = []
+    attribution_layer(network).register_forward_hook(lambda *args: seen.append(args[-1]))
+    network(torch.rand(2, 1, 28, 28))
+    assert seen[0].shape == (2, 96, 7, 7)
+    assert seen[0].min() == 0
