@@ -7,6 +7,7 @@ page does not show the charts or the maps.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -23,10 +24,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from lit_imgproc.recipes.run import default_store
-from lit_imgproc.tracking.records import find_run, run_url, ui_command
+from lit_imgproc.tracking.records import artifact_file, find_run, run_url, ui_command
 
 PORT = 5077
-WIDTH, HEIGHT = 1300, 1500
+WIDTH, HEIGHT = 1000, 1250
 
 
 def browser() -> webdriver.Chrome:
@@ -58,6 +59,11 @@ def part(driver: webdriver.Chrome, component: str) -> WebElement:
     return driver.find_element(By.CSS_SELECTOR, f"[data-component-id='{component}']")
 
 
+def is_picture(element: WebElement) -> bool:
+    """Whether an image of the page is one that the run has logged."""
+    return "get-artifact" in (element.get_attribute("src") or "") and element.size["width"] > 100
+
+
 def save(driver: webdriver.Chrome, path: Path, height: int) -> None:
     """Save the upper part of the window as a picture."""
     pixels = cv2.imdecode(np.frombuffer(driver.get_screenshot_as_png(), np.uint8), 1)
@@ -78,7 +84,15 @@ def main() -> None:
         wait_for_server(server, process)
         driver = browser()
         wait = WebDriverWait(driver, 90)
-        page = run_url(find_run(arguments.run, arguments.uri), server)
+        run = find_run(arguments.run, arguments.uri)
+        page = run_url(run, server)
+        images = artifact_file(run, "images", arguments.uri).glob("explanations~*.png")
+        shutil.copy(
+            max(images, key=lambda path: path.stat().st_mtime), arguments.out / "grad_cam.png"
+        )
+        shutil.copy(
+            artifact_file(run, "figures/confusion_matrix.png", arguments.uri), arguments.out
+        )
 
         driver.get(f"{page}/model-metrics")
         wait.until(lambda d: "explanations/grad_cam" in d.find_element(By.TAG_NAME, "body").text)
@@ -90,9 +104,8 @@ def main() -> None:
         track = thumb.find_element(By.XPATH, "./ancestor::*[@data-orientation][last()]")
         to_the_end = track.size["width"] // 2 - 2
         ActionChains(driver).move_to_element_with_offset(track, to_the_end, 0).click().perform()
-        time.sleep(5)
-        driver.save_screenshot("/tmp/shots2/debug.png")
-        print([(i.size, i.location) for i in driver.find_elements(By.TAG_NAME, "img")])
+        wait.until(lambda d: any(is_picture(i) for i in d.find_elements(By.TAG_NAME, "img")))
+        time.sleep(2)
         save(driver, arguments.out / "maps.png", height=HEIGHT)
         driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
         time.sleep(2)
@@ -106,7 +119,7 @@ def main() -> None:
         )
         driver.execute_script("arguments[0].scrollIntoView()", first)
         time.sleep(5)  # charts are drawn when they come into view
-        save(driver, arguments.out / "charts.png", height=1150)
+        save(driver, arguments.out / "charts.png", height=1000)
         driver.quit()
     finally:
         process.terminate()
