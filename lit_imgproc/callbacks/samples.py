@@ -1,15 +1,60 @@
 """The same few images through a whole training, for predictions and explanations to follow."""
 
-from typing import Any
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import default_collate
+from typing_extensions import override
 
 from lit_imgproc.data.base import ImageDataModule
-from lit_imgproc.models.base import ImageModule
+from lit_imgproc.models.base import Batch, ImageModule
+from lit_imgproc.pictures import Picture
+from lit_imgproc.tracking.logger import MLflowTracker
 
 
-def fixed_samples(datamodule: ImageDataModule, count: int) -> dict[str, Any]:
+class FollowedImages(Callback):
+    """Draw the same few validation images after each validation of a fit, with the step.
+
+    Args:
+        images: how many to follow, taken from the classes in turn.
+        every_n_epochs: how often to draw them; the last epoch is always drawn.
+    """
+
+    key: ClassVar[str]
+    """What the tracker shows the pictures under."""
+
+    def __init__(
+        self, *, images: Annotated[int, Ge(1)] = 8, every_n_epochs: Annotated[int, Ge(1)] = 1
+    ) -> None:
+        self.images = images
+        self.every_n_epochs = every_n_epochs
+        self._batch: Batch | None = None
+
+    @abstractmethod
+    def picture(self, module: ImageModule, batch: Batch) -> Picture:
+        """What is drawn of the batch, which is on the module's device, in the module's state."""
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not `on_validation_end`: by then the EMA callback has taken its average out again.
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or trainer.current_epoch % self.every_n_epochs == 0
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not due:
+            return
+        assert isinstance(pl_module, ImageModule)
+        if self._batch is None:
+            self._batch = fixed_samples(trainer.datamodule, self.images)  # type: ignore[attr-defined]
+        moved = pl_module.transfer_batch_to_device(self._batch, pl_module.device, 0)
+        # On every rank, not on the first alone: the layers of a sharded network meet in each call.
+        picture = self.picture(pl_module, pl_module.on_after_batch_transfer(moved, 0))
+        if isinstance(trainer.logger, MLflowTracker):
+            trainer.logger.log_image(self.key, picture, step=trainer.global_step)
+
+
+def fixed_samples(datamodule: ImageDataModule, count: int) -> Batch:
     """A batch of ``count`` validation images, taken from the classes in turn, first ones first.
 
     Where images carry no single label, they are spread evenly over the split.
@@ -25,11 +70,5 @@ def fixed_samples(datamodule: ImageDataModule, count: int) -> dict[str, Any]:
         chosen = sorted(range(len(labels)), key=lambda i: (int(ranks[i]), int(labels[i])))[:count]
     else:
         chosen = [i * len(dataset) // count for i in range(count)]
-    batch: dict[str, Any] = default_collate([dataset[i] for i in chosen])
+    batch: Batch = default_collate([dataset[i] for i in chosen])
     return batch
-
-
-def on_device(batch: dict[str, Any], module: ImageModule) -> dict[str, Any]:
-    """Bring a batch to the module as the trainer would."""
-    moved = module.transfer_batch_to_device(batch, module.device, 0)
-    return module.on_after_batch_transfer(moved, 0)
