@@ -14,8 +14,9 @@ class Progress(TQDMProgressBar):
     """Show the loss, the monitored metric, images per second and the share of time without data."""
 
     def __init__(self) -> None:
-        super().__init__(leave=True)
-        self._terminal = sys.stderr.isatty()
+        # Not at every batch: showing a loss waits for the device that computes it.
+        super().__init__(refresh_rate=10, leave=True)
+        self._terminal = sys.stdout.isatty()  # where the bar is drawn
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,6 +1,6 @@
 """The same few images through a whole training, for predictions and explanations to follow."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from lit_imgproc.pictures import Picture
 from lit_imgproc.tracking.logger import MLflowTracker
 
 
-class FollowedImages(Callback):
+class FollowedImages(Callback, ABC):
     """Draw the same few validation images after each validation of a fit, with the step.
 
     Args:
