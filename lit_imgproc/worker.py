@@ -6,10 +6,12 @@ writes the frozen recipe, whose ``trainer.devices`` and ``trainer.num_nodes`` sa
 """
 
 import argparse
+import atexit
 import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from lit_imgproc.errors import UserError
 from lit_imgproc.recipes.experiment import Origin, load_recipe
@@ -34,5 +36,26 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
+def leave(code: int) -> NoReturn:
+    """End the process as an exit does, except for taking the interpreter down.
+
+    Threads of gloo let go of the last tensors whenever they come to it. One that comes to it while
+    the interpreter goes down aborts the process, and a finished training counts as failed
+    (pytorch issue 190489). Destroying the process group does not end these threads.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    main()
+    code = 1
+    try:
+        main()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    leave(code)

@@ -213,9 +213,6 @@ class Experiment:
             if trainer.is_global_zero and best is not None:
                 self._log_model(tracker, Path(best))
             self.run_id = trainer.strategy.broadcast(self.run_id)
-        if torch.distributed.is_initialized():
-            # Lightning leaves gloo's threads to the end of the process, which they then abort.
-            torch.distributed.destroy_process_group()
 
     def result(self) -> Run:
         """The run that this experiment left or is leaving, however it ended."""
