@@ -45,7 +45,8 @@ def empty_store(tmp_path_factory):
 
 
 @pytest.fixture
-def store(empty_store, tmp_path):
+def store(empty_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the spools of runs lie
     folder = tmp_path / "mlruns"
     folder.mkdir()
     shutil.copy(empty_store, folder / "mlflow.db")

@@ -3,10 +3,9 @@
 import io
 import json
 import logging
-import os
-import shutil
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,18 +16,26 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
-from mlflow.entities import DatasetInput, Metric, Param, Run
+from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
-from lit_imgproc.tracking.names import flatten, image_key
+from lit_imgproc.tracking.courier import Courier
+from lit_imgproc.tracking.files import write_file, write_image
+from lit_imgproc.tracking.names import entity_name, flatten, image_key
+from lit_imgproc.tracking.ops import described
+from lit_imgproc.tracking.spool import Header, Spool
 from lit_imgproc.tracking.store import (
     StoreUnavailable,
     artifact_location,
     local_path,
+    logged_steps,
     open_client,
     open_experiment,
+    redact,
+    spool_folder,
+    staged_artifacts,
 )
 from lit_imgproc.tracking.writer import Writer
 
@@ -36,18 +43,25 @@ log = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 LONGEST_PARAM = 6000  # characters, MLflow's limit
-PARAMS_PER_BATCH = 100  # MLflow's limit for one request
-STAGING = "mlruns/staging"
+SYSTEM = "system/"  # how MLflow names what it measures of a machine
+PATIENCE = 30.0  # seconds without an answer after which the end of a run gives up a store
+BETWEEN = 5.0  # the same between a fit and a test
 
 
 class MLflowTracker(Logger):
     """One MLflow run, as a Lightning logger.
 
-    The run exists when the constructor returns. Everything that is logged afterwards is written
-    by a background thread, in order; a write that fails is repeated and never stops training.
+    The run exists when the constructor returns. Everything that is logged afterwards goes to a
+    spool on disk, ``mlruns/staging/RUN_ID/spool`` of the working folder, and from there a thread
+    brings it to the store, in order and once. Logging costs microseconds, whatever the store does,
+    and never raises: a store that is away is tried again with growing pauses of up to 30 s, and
+    what is not delivered when the process ends or is killed waits for ``lit-imgproc sync``, or for
+    the run to go on. Up to 256 MiB wait; beyond that further metric points are dropped, which a
+    warning and the run's tag ``tracking.dropped`` tell, and everything else is still taken.
+
     The run stays RUNNING until :meth:`end`, because Lightning's ``finalize`` cannot tell Ctrl-C
-    from an error (see ``tracking.ending``). On ranks other than zero nothing touches the store:
-    every method does nothing, and :meth:`attach` tells which run rank zero opened.
+    from an error (see ``tracking.ending``). On ranks other than zero nothing touches the store or
+    the disk: every method does nothing.
 
     Args:
         experiment: Name of the MLflow experiment, made if it is new.
@@ -56,16 +70,17 @@ class MLflowTracker(Logger):
             folder beside a SQLite file, the server's choice for a server.
         run_name: Name of a new run. None: MLflow invents one.
         tags: Tags of the run.
-        run_id: An existing run to go on with, which is then RUNNING again.
+        run_id: An existing run to go on with, which is then RUNNING again. See :meth:`rewind`.
 
     Raises:
         StoreUnavailable: The store does not answer or refuses the run.
+        FolderInUse: Another process is training this run, or delivering it.
 
     Example:
         >>> tracker = MLflowTracker(experiment="digits", uri="sqlite:///mlruns/mlflow.db",
         ...                         artifacts=None, run_name=None, tags=None)
-        >>> with recorded(tracker):
-        ...     Trainer(logger=tracker).fit(module, datamodule)
+        >>> Trainer(logger=tracker).fit(module, datamodule)
+        >>> tracker.end("FINISHED")
     """
 
     def __init__(
@@ -82,30 +97,49 @@ class MLflowTracker(Logger):
         self._name = experiment
         self._run_id = run_id
         self._artifact_dir: Path | None = None
-        self._writer: Writer | None = None
+        self._spool: Spool | None = None
+        self._repeated: Counter[str] = Counter()
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
-        # The writer repeats what fails, so MLflow's own minutes of repetition only hide an outage.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        # Standard output belongs to the command line, which ends it with one line of JSON.
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._client = open_client(uri, create=True)
-        self._resumed = run_id is not None
         try:
             if run_id is None:
-                location = artifact_location(uri, artifacts)
-                made = open_experiment(self._client, experiment, location)
+                made = open_experiment(self._client, experiment, artifact_location(uri, artifacts))
                 run = self._client.create_run(made.experiment_id, tags=tags, run_name=run_name)
+                self._spool = self._open_spool(run, is_new=True)
             else:
-                run = self._resume(run_id, tags or {})
+                run = self._client.get_run(run_id)
+                self._spool = self._open_spool(run, is_new=False)
+                self._go_on(run, tags or {})
         except MlflowException as error:
-            raise StoreUnavailable(f"MLflow cannot open a run: {error}") from error
+            if self._spool is not None:
+                self._spool.close()
+            raise StoreUnavailable(f"MLflow cannot open a run: {redact(str(error))}") from error
+        writer = Writer(self._client, self.run_id, self._artifact_dir if self._remote else None)
+        self._courier = Courier(self._spool, writer.write)
+
+    def _open_spool(self, run: Run, *, is_new: bool) -> Spool:
+        """Open the spool that an earlier process left, or make one that knows what it logged."""
         self._run_id = run.info.run_id
         folder = local_path(run.info.artifact_uri)
         self._remote = folder is None
-        self._artifact_dir = folder or Path(STAGING, self.run_id).resolve()
+        self._artifact_dir = folder or staged_artifacts(self.run_id)
         self._artifact_dir.mkdir(parents=True, exist_ok=True)
-        self._writer = Writer(self._write_metrics)
+        where = spool_folder(self.run_id)
+        if Spool.exists(where):
+            return Spool(where)
+        logged = {} if is_new else logged_steps(self._client, run)
+        points = {key: len(steps) for key, steps in logged.items()}
+        last = {key: max(steps) for key, steps in logged.items() if steps}
+        return Spool(where, Header(self.run_id, redact(self.uri), self._remote, points, last))
+
+    def _go_on(self, run: Run, tags: dict[str, str]) -> None:
+        """Make the run RUNNING again, now, and after a final status that was not delivered yet."""
+        self._name = self._client.get_experiment(run.info.experiment_id).name
+        self._client.update_run(self.run_id, "RUNNING")
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
+        self._append("status", status="RUNNING")
 
     @property
     @rank_zero_experiment
@@ -127,7 +161,7 @@ class MLflowTracker(Logger):
     def run_id(self) -> str:
         """The run id."""
         if self._run_id is None:
-            raise RuntimeError("this rank was not told the run of rank zero: call attach()")
+            raise RuntimeError("only rank zero has a run")
         return self._run_id
 
     @property
@@ -138,29 +172,28 @@ class MLflowTracker(Logger):
         logged. In a remote store it is a staging folder, and :meth:`publish` uploads from it.
         """
         if self._artifact_dir is None:
-            raise RuntimeError("this rank was not told the run of rank zero: call attach()")
+            raise RuntimeError("only rank zero has a run")
         return self._artifact_dir
 
     @property
     def is_open(self) -> bool:
         """Whether what is logged here goes anywhere: on rank zero, until :meth:`end`."""
-        return self._writer is not None
+        return self._spool is not None
 
     @property
     def save_dir(self) -> str | None:
         """What ``trainer.log_dir`` becomes: the artifact folder."""
         return None if self._artifact_dir is None else str(self._artifact_dir)
 
-    def attach(self, run_id: str, artifact_dir: str | Path) -> None:
-        """Tell this rank which run rank zero opened, and the folder of its artifacts."""
-        self._run_id = run_id
-        self._artifact_dir = Path(artifact_dir)
+    # What is logged ------------------------------------------------------------------------------
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Queue the values of one step: a few microseconds, whatever the store does."""
-        if self._writer is not None:
-            values = {key: float(value) for key, value in metrics.items()}
-            self._writer.add_metrics(values, step or 0)
+        """Log the values of one step."""
+        step = step or 0
+        values = {entity_name(key): float(value) for key, value in metrics.items()}
+        new = {key: value for key, value in values.items() if not self._is_repeated(key, step)}
+        if new:
+            self._append("metrics", step=step, values=new)
 
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
@@ -171,14 +204,12 @@ class MLflowTracker(Logger):
         the parameter points to it. Parameters of MLflow do not change: when a run goes on, those
         it has are kept.
         """
-        if self._writer is None:
-            return
         flat = flatten(vars(params) if isinstance(params, Namespace) else params)
         for key, value in flat.items():
             if len(value) > LONGEST_PARAM:
                 flat[key] = f"see the artifact params/{key}.txt"
                 self.log_text(value, f"params/{key}.txt")
-        self._writer.add_job("parameters", lambda: self._write_params(flat))
+        self._append("params", params=flat)
 
     def log_image(self, key: str, image: NDArray[np.uint8], step: int) -> None:
         """Log an image of a step; the MLflow UI shows the steps of one ``key`` with a slider.
@@ -189,28 +220,25 @@ class MLflowTracker(Logger):
             image: ``[H,W]``, ``[H,W,1]`` or ``[H,W,3]`` (RGB), 0..255.
             step: Optimizer step.
         """
-        if self._writer is None:
-            return
         key = image_key(key)
-        pixels, milliseconds = image.copy(), int(time.time() * 1000)
-        self._writer.add_job(
-            f"the image {key}",
-            lambda: self._client.log_image(
-                self.run_id, pixels, key=key, step=step, timestamp=milliseconds
-            ),
-        )
+        if self._spool is None or self._is_repeated(f"image:{key}", step):
+            return
+        paths = write_image(self.artifact_dir, key, image, step, _now())
+        if paths is not None:
+            self._append("image", key=key, step=step, paths=paths)
 
     def log_figure(self, figure: Figure, path: str) -> None:
         """Log a matplotlib figure as the artifact ``path``, whose suffix gives the format."""
-        if self._writer is None:
+        if self._spool is None:
             return
-        buffer = io.BytesIO()  # drawn here: matplotlib is not safe across threads
+        buffer = io.BytesIO()
         figure.savefig(buffer, format=Path(path).suffix[1:], bbox_inches="tight")
-        self._write_artifact(buffer.getvalue(), path)
+        self._write(path, buffer.getvalue())
 
     def log_text(self, text: str, path: str) -> None:
         """Log ``text`` as the artifact ``path``."""
-        self._write_artifact(text.encode(), path)
+        if self._spool is not None:
+            self._write(path, text.encode())
 
     def log_dict(self, values: Mapping[str, Any], path: str) -> None:
         """Log plain data as the artifact ``path``, ``.json`` or ``.yaml``."""
@@ -220,97 +248,109 @@ class MLflowTracker(Logger):
             text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
         self.log_text(text, path)
 
-    def log_file(self, path: Path, folder: str) -> None:
-        """Log a file into an artifact folder. One that was written there is not copied."""
-        if self._writer is None:
-            return
-        target = self.artifact_dir / folder / path.name
-        if path.resolve() != target.resolve():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        self.publish(f"{folder}/{path.name}".lstrip("/"))
-
     def publish(self, path: str) -> None:
         """Bring a file or folder that was written into ``artifact_dir`` to a remote store."""
-        if self._writer is not None and self._remote:
-            self._writer.add_job(f"the artifact {path}", lambda: self._upload(path))
+        if self._spool is not None and self._remote:
+            self._append("artifact", path=path)
 
     def set_tag(self, key: str, value: str) -> None:
         """Set a tag of the run."""
-        if self._writer is not None:
-            self._writer.add_job(
-                f"the tag {key}", lambda: self._client.set_tag(self.run_id, key, value)
-            )
+        self._append("tag", key=key, value=value)
 
     def log_inputs(self, datasets: list[DatasetInput]) -> None:
         """Log data sets that the run reads."""
-        if self._writer is not None:
-            self._writer.add_job(
-                "the data set", lambda: self._client.log_inputs(self.run_id, datasets)
-            )
+        self._append("inputs", inputs=[item.to_dictionary() for item in datasets])
+
+    def _write(self, path: str, content: bytes) -> None:
+        if write_file(self.artifact_dir / path, content):
+            self.publish(path)
+
+    def _append(self, op: str, **details: Any) -> None:
+        if self._spool is not None:
+            self._spool.append({"op": op, "time": _now(), **details})
+
+    # Going on from a checkpoint ------------------------------------------------------------------
+
+    def position(self) -> dict[str, int]:
+        """How many points of each key this training has logged, over all its processes.
+
+        A checkpoint keeps it for :meth:`rewind`. Images count under ``image:KEY``; what is
+        measured of the machine (``system/``) is not part of the training.
+        """
+        if self._spool is None:
+            return {}
+        logged = Counter(dict(self._spool.points)) - self._repeated
+        return {key: count for key, count in logged.items() if not key.startswith(SYSTEM)}
+
+    def rewind(self, position: Mapping[str, int]) -> None:
+        """Go back to a checkpoint: what was logged after it comes again and is not logged twice.
+
+        To be called before anything else is logged, on a tracker that was opened with ``run_id``.
+
+        Args:
+            position: What :meth:`position` was when the checkpoint was saved.
+        """
+        self._repeated = Counter()
+        self._repeated = Counter(self.position()) - Counter(position)
+
+    def system_step(self) -> int:
+        """How often this run's machines have been measured: the step of the next measurement."""
+        points = {} if self._spool is None else dict(self._spool.points)
+        return max((points[key] for key in points if key.startswith(SYSTEM)), default=0)
+
+    def _is_repeated(self, key: str, step: int) -> bool:
+        if self._spool is None or not self._repeated[key]:
+            return False
+        if step > self._spool.steps.get(key, -1):
+            # It goes on from another place than it did, as the test after a longer training does.
+            del self._repeated[key]
+            return False
+        self._repeated[key] -= 1
+        return True
+
+    # The end -------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Wait until what was logged is in the store, or the store has been away for 30 s."""
-        if self._writer is not None:
-            self._writer.flush()
+        """Wait until what was logged is in the store, or it has not answered for 30 s."""
+        if self._spool is not None:
+            self._courier.flush(PATIENCE)
 
     def finalize(self, status: str) -> None:
-        """Flush. Lightning calls this after every fit and test; ``status`` is not to be trusted."""
-        self.flush()
+        """Flush, for 5 s where the store does not answer.
 
-    def end(self, status: Status) -> None:
-        """Deliver everything, then give the run its final status. Later calls do nothing."""
-        if self._writer is None:
+        Lightning calls this after every fit and test; ``status`` is not to be trusted.
+        """
+        if self._spool is not None:
+            self._courier.flush(BETWEEN)
+
+    def end(self, status: Status | None) -> None:
+        """Deliver everything, then give the run its final status. Later calls do nothing.
+
+        A store that does not answer is given up after 30 s: the spool stays, and a warning says so.
+
+        Args:
+            status: None leaves the run RUNNING, for a process that goes on with it.
+        """
+        if self._spool is None:
             return
-        self._writer.add_job("the status", lambda: self._client.set_terminated(self.run_id, status))
-        undelivered = self._writer.close()
-        self._writer = None
-        if undelivered:
+        spool, self._spool = self._spool, None
+        if status is not None:
+            spool.append({"op": "status", "time": _now(), "status": status})
+        delivered = self._courier.close(PATIENCE)
+        if not delivered:
             log.warning(
-                "MLflow run %s: %d values or files did not reach the store",
+                "MLflow run %s: %s have not reached the store and wait in %s; "
+                "`lit-imgproc sync` delivers them",
                 self._run_id,
-                undelivered,
+                described(spool.waiting),
+                spool.folder,
             )
-
-    def _resume(self, run_id: str, tags: dict[str, str]) -> Run:
-        run = self._client.get_run(run_id)
-        self._client.update_run(run_id, status="RUNNING")
-        for key, value in tags.items():
-            self._client.set_tag(run_id, key, value)
-        self._name = self._client.get_experiment(run.info.experiment_id).name
-        return run
-
-    def _write_metrics(self, metrics: list[Metric]) -> None:
-        self._client.log_batch(self.run_id, metrics=metrics)
-
-    def _write_params(self, flat: dict[str, str]) -> None:
-        if self._resumed:
-            there = self._client.get_run(self.run_id).data.params
-            changed = [key for key, value in flat.items() if there.get(key, value) != value]
-            if changed:
-                log.warning("parameters of an MLflow run do not change, kept: %s", sorted(changed))
-            flat = {key: value for key, value in flat.items() if key not in there}
-        params = [Param(key, value) for key, value in flat.items()]
-        for start in range(0, len(params), PARAMS_PER_BATCH):
-            self._client.log_batch(self.run_id, params=params[start : start + PARAMS_PER_BATCH])
-
-    def _write_artifact(self, content: bytes, path: str) -> None:
-        if self._writer is None:
-            return
-
-        def write() -> None:
-            target = self.artifact_dir / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-            if self._remote:
-                self._upload(path)
-
-        self._writer.add_job(f"the artifact {path}", write)
-
-    def _upload(self, path: str) -> None:
-        source = self.artifact_dir / path
-        if source.is_dir():
-            self._client.log_artifacts(self.run_id, str(source), path)
+        if delivered and status == "FINISHED" and not self._courier.refused:
+            spool.remove()
         else:
-            folder = str(Path(path).parent)
-            self._client.log_artifact(self.run_id, str(source), None if folder == "." else folder)
+            spool.close()
+
+
+def _now() -> int:
+    """Milliseconds since 1970, as MLflow counts time."""
+    return time.time_ns() // 1_000_000

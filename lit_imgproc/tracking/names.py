@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 
+@cache  # a training logs the same few names at every step
 def entity_name(key: str) -> str:
     """``key`` as MLflow takes it: at most 250 letters, digits and ``_/.-:`` and spaces."""
     key = re.sub(r"[^\w/.\-: ]", "_", key)

@@ -12,13 +12,15 @@ from urllib.request import urlopen
 
 import sqlalchemy
 from filelock import FileLock
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from lit_imgproc.errors import UserError
 
 SQLITE = "sqlite:///"
+USER = r"://[^/\s@]+@"  # user name and password in a URL
+STAGING = "mlruns/staging"  # in the working folder: RUN_ID/spool, RUN_ID/artifacts
 
 
 class StoreUnavailable(UserError):
@@ -37,6 +39,10 @@ def open_client(uri: str, *, create: bool) -> MlflowClient:
         StoreUnavailable: in one sentence, within seconds. MLflow alone retries for many minutes.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow's own minutes of repetition only hide an outage, from a person and from the courier.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # Standard output belongs to the command line, which ends it with one line of JSON.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # MLflow and Alembic announce each table that a new store gets, urllib3 each attempt that fails.
     for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("urllib3", "ERROR")):
         logging.getLogger(name).setLevel(level)
@@ -97,6 +103,31 @@ def local_path(artifact_uri: str) -> Path | None:
     return None
 
 
+def spool_folder(run_id: str) -> Path:
+    """Where this machine keeps what a run logs until its store has it, absolute."""
+    return Path(STAGING, run_id, "spool").resolve()
+
+
+def staged_artifacts(run_id: str) -> Path:
+    """Where this machine keeps the artifacts of a run that have to be uploaded, absolute."""
+    return Path(STAGING, run_id, "artifacts").resolve()
+
+
+def logged_steps(client: MlflowClient, run: Run) -> dict[str, list[int]]:
+    """The steps of the points of each metric in a store, and of images under ``image:KEY``."""
+    run_id = run.info.run_id
+    steps = {
+        key: [point.step for point in client.get_metric_history(run_id, key)]
+        for key in run.data.metrics
+    }
+    for item in client.list_artifacts(run_id, "images"):
+        name, _, rest = Path(item.path).name.partition("+step+")
+        if rest.endswith(".png"):
+            key = f"image:{name.replace('~', '/')}"
+            steps.setdefault(key, []).append(int(rest.partition("+")[0]))
+    return steps
+
+
 def sqlite_file(uri: str) -> Path:
     """The file behind a ``sqlite:///`` URI, absolute."""
     return Path(uri.removeprefix(SQLITE)).resolve()
@@ -104,7 +135,7 @@ def sqlite_file(uri: str) -> Path:
 
 def redact(text: str) -> str:
     """``text`` without the user names and passwords of the URLs in it."""
-    return re.sub(r"://[^/\s@]+@", "://***@", text)
+    return re.sub(USER, "://***@", text)
 
 
 def _one_migration(uri: str) -> AbstractContextManager[object]:
@@ -114,7 +145,8 @@ def _one_migration(uri: str) -> AbstractContextManager[object]:
 
 def _ask_server(uri: str) -> None:
     try:
-        urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+        address = re.sub(USER, "://", uri)  # which urllib takes for a part of the host's name
+        urlopen(f"{address.rstrip('/')}/health", timeout=10).close()
     except HTTPError:
         return  # any answer is an answer: it may want a password, which MLflow will send
     except (OSError, ValueError) as error:

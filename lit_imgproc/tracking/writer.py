@@ -1,176 +1,125 @@
-"""A thread that brings what a run logs to the store, so that training does not wait for it."""
+"""How each write of a spool reaches an MLflow store. Each can be repeated and does no harm."""
 
 import logging
-import threading
-import time
-from collections import deque
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from pathlib import Path
 
-from mlflow.entities import Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
-from lit_imgproc.tracking.names import entity_name
+from lit_imgproc.tracking.ops import Op
 
 log = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 1000  # MLflow's limit for one request
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between attempts while the store does not answer
-PERMANENT = {
+PARAMS_PER_BATCH = 100  # the same
+LOGGED_IMAGES = "mlflow.loggedImages"  # tells the UI to show its slider
+REFUSALS = {
     "BAD_REQUEST",
     "FEATURE_DISABLED",
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
-    "PERMISSION_DENIED",
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
 }
 
 
-class _Point(NamedTuple):
-    metrics: dict[str, float]
-    step: int
-    seconds: float
-
-
-class _Job(NamedTuple):
-    what: str
-    action: Callable[[], object]
-    size: int = 1
-
-
 class Writer:
-    """Writes metrics in batches and runs other jobs, one after another in the order they came.
+    """Writes to one run.
 
-    A write that fails because the store does not answer is tried again until it succeeds; one
-    that the store refuses is said and dropped. Both are held in memory, so what is not delivered
-    when the process dies is lost.
+    Metrics keep the time they were logged at: MLflow takes a point once that has the same key,
+    time, step and value. Tags, parameters, data sets and the status are set to what they are, and
+    artifacts are written over.
 
     Args:
-        write_metrics: Delivers up to 1000 metrics.
-        interval: Seconds that metrics are gathered for. Jobs are run at once.
+        client: Of the run's store.
+        run_id: The run.
+        staging: Folder that artifacts are uploaded from. None: they are where they belong.
     """
 
-    def __init__(
-        self, write_metrics: Callable[[list[Metric]], object], interval: float = 1.0
-    ) -> None:
-        self._write_metrics = write_metrics
-        self._interval = interval
-        self._items: deque[_Point | _Job] = deque()
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
-        self._names: dict[str, str] = {}
-        self._in_flight = 0
-        self._lost = 0
-        self._failing = False
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
-        self._thread.start()
+    def __init__(self, client: MlflowClient, run_id: str, staging: Path | None) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._staging = staging
+        self._images_are_announced = False
 
-    def add_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Queue metrics of one step. Costs about a microsecond: no lock is taken."""
-        self._items.append(_Point(metrics, step, time.time()))
-        if len(self._items) == METRICS_PER_BATCH:
-            self._wake.set()
+    def write(self, ops: list[Op]) -> None:
+        """Write metrics of several steps, or one other thing.
 
-    def add_job(self, what: str, action: Callable[[], object]) -> None:
-        """Queue a write of another kind. ``what`` names it in warnings."""
-        self._items.append(_Job(what, action))
-        self._wake.set()
-
-    def flush(self, patience: float = 30.0) -> bool:
-        """Wait until all that was queued is delivered.
-
-        A store that answers is waited for as long as it takes, one that does not for ``patience``
-        seconds. Returns whether everything was tried.
+        Raises:
+            MlflowException, OSError: The store does not answer, or refuses: see :func:`passes`.
         """
-        done = threading.Event()
-        self._items.append(_Job("flush", done.set, size=0))
-        self._wake.set()
-        self._hurry.set()
-        deadline = time.monotonic() + patience
-        while not done.wait(0.1):
-            if self._failing and time.monotonic() > deadline:
-                return False
-        return True
+        op, *more = ops
+        match op["op"]:
+            case "metrics":
+                self._metrics([op, *more])
+            case "params":
+                self._params(op["params"])
+            case "tag":
+                self._client.set_tag(self._run_id, op["key"], op["value"])
+            case "image":
+                self._image(op["paths"])
+            case "artifact":
+                self._upload(op["path"])
+            case "inputs":
+                self._client.log_inputs(self._run_id, [_input(item) for item in op["inputs"]])
+            case "dropped":
+                self._client.set_tag(self._run_id, "tracking.dropped", str(op["total"]))
+            case "status":
+                self._status(op["status"], op["time"])
+            case unknown:
+                raise ValueError(f"a line that says {unknown!r}")
 
-    def close(self, patience: float = 30.0) -> int:
-        """Flush, stop, and return how many values and files were not delivered."""
-        delivered = self.flush(patience)
-        self._closed = True
-        self._wake.set()
-        self._hurry.set()
-        if delivered:
-            self._thread.join()
-        waiting = sum(
-            len(item.metrics) if isinstance(item, _Point) else item.size for item in self._items
-        )
-        return self._lost + self._in_flight + waiting
-
-    def _run(self) -> None:
-        while not self._closed:
-            self._wake.wait(self._interval)
-            self._wake.clear()
-            while self._items:
-                item = self._items.popleft()
-                if isinstance(item, _Job):
-                    self._attempt(*item)
-                else:
-                    self._write_points(item)
-
-    def _write_points(self, point: _Point) -> None:
-        batch = self._entities(point)
-        while self._items and isinstance(self._items[0], _Point) and len(batch) < METRICS_PER_BATCH:
-            following = self._items.popleft()
-            assert isinstance(following, _Point)
-            batch += self._entities(following)
-        for start in range(0, len(batch), METRICS_PER_BATCH):
-            part = batch[start : start + METRICS_PER_BATCH]
-            self._attempt("metrics", partial(self._write_metrics, part), len(part))
-
-    def _entities(self, point: _Point) -> list[Metric]:
-        milliseconds = int(point.seconds * 1000)
-        return [
-            Metric(self._name(key), value, milliseconds, point.step)
-            for key, value in point.metrics.items()
+    def _metrics(self, ops: list[Op]) -> None:
+        metrics = [
+            Metric(key, value, op["time"], op["step"])
+            for op in ops
+            for key, value in op["values"].items()
         ]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self._client.log_batch(self._run_id, metrics[start : start + METRICS_PER_BATCH])
 
-    def _name(self, key: str) -> str:
-        if key not in self._names:
-            self._names[key] = entity_name(key)
-        return self._names[key]
+    def _params(self, flat: dict[str, str]) -> None:
+        there = self._client.get_run(self._run_id).data.params
+        changed = sorted(key for key, value in flat.items() if there.get(key, value) != value)
+        if changed:
+            log.warning("parameters of an MLflow run do not change, kept: %s", changed)
+        params = [Param(key, value) for key, value in flat.items() if key not in there]
+        for start in range(0, len(params), PARAMS_PER_BATCH):
+            self._client.log_batch(self._run_id, params=params[start : start + PARAMS_PER_BATCH])
 
-    def _attempt(self, what: str, action: Callable[[], object], size: int) -> None:
-        """Run ``action`` until it succeeds, is refused, or the writer is closed."""
-        self._in_flight = size
-        delay = FIRST_DELAY
-        while True:
-            try:
-                action()
-            except Exception as error:
-                if not _passes(error):
-                    log.warning("MLflow refused %s, dropped: %s", what, error)
-                    self._lost += size
-                    break
-                if not self._failing:
-                    log.warning("MLflow does not take %s, trying again: %s", what, error)
-                self._failing = True
-                self._hurry.wait(delay)
-                if self._closed:
-                    return
-                self._hurry.clear()
-                delay = min(2 * delay, LONGEST_DELAY)
-            else:
-                self._failing = False
-                break
-        self._in_flight = 0
+    def _image(self, paths: list[str]) -> None:
+        for path in paths:
+            self._upload(path)
+        if not self._images_are_announced:
+            self._client.set_tag(self._run_id, LOGGED_IMAGES, "True")
+            self._images_are_announced = True
+
+    def _upload(self, path: str) -> None:
+        if self._staging is None:
+            return
+        source = self._staging / path
+        if source.is_dir():
+            self._client.log_artifacts(self._run_id, str(source), path)
+        else:
+            folder = str(Path(path).parent)
+            self._client.log_artifact(self._run_id, str(source), None if folder == "." else folder)
+
+    def _status(self, status: str, time: int) -> None:
+        if status == "RUNNING":
+            self._client.update_run(self._run_id, status)
+        else:
+            self._client.set_terminated(self._run_id, status, end_time=time)
 
 
-def _passes(error: Exception) -> bool:
-    """Whether a failure may pass: the store is away or busy, the disk is full."""
+def passes(error: Exception) -> bool:
+    """Whether a failure may pass: the store is away or busy, a password is missing, a disk full."""
     if isinstance(error, MlflowException):
-        return error.error_code not in PERMANENT
+        return error.error_code not in REFUSALS
     # Errors of the requests library are OSErrors too.
     return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
+def _input(item: dict[str, dict[str, str]]) -> DatasetInput:
+    tags = [InputTag(key, value) for key, value in item["tags"].items()]
+    return DatasetInput(Dataset(**item["dataset"]), tags)

@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mlflow.tracking import MlflowClient
 from torch.utils.data import DataLoader
 
+from lit_imgproc.signals import heard
 from lit_imgproc.tracking.ending import recorded
 from lit_imgproc.tracking.logger import MLflowTracker
 from lit_imgproc.tracking.records import artifact_file, find_run, list_runs
@@ -174,7 +175,7 @@ def test_a_fit_against_the_server_is_all_there(server, tmp_path, monkeypatch):
         experiment="digits", uri=server, artifacts=None, run_name="first", tags={"recipe": "line"}
     )
     folder = tracker.artifact_dir
-    assert folder == tmp_path / "mlruns/staging" / tracker.run_id
+    assert folder == tmp_path / "mlruns/staging" / tracker.run_id / "artifacts"
     module = Line()
     trainer = Trainer(
         max_epochs=3,
@@ -185,10 +186,10 @@ def test_a_fit_against_the_server_is_all_there(server, tmp_path, monkeypatch):
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    with recorded(tracker):
+    with heard() as told, recorded(tracker, told):
         tracker.log_hyperparams({"optimizer": {"lr": 0.1}})
         trainer.fit(module, DataLoader(torch.ones(8, 1), batch_size=1))
-        tracker.log_file(folder / "checkpoints/best.ckpt", "checkpoints")
+        tracker.publish("checkpoints")
         tracker.log_image("samples/Pêche", np.full((4, 4, 3), 7, np.uint8), step=24)
         tracker.log_dict({"seed": 0}, "recipe.yaml")
 
@@ -199,13 +200,40 @@ def test_a_fit_against_the_server_is_all_there(server, tmp_path, monkeypatch):
     assert [point.step for point in history] == list(range(24))
     assert list_runs(server, experiment="digits")[0]["recipe"] == "line"
 
-    shutil.rmtree(tmp_path / "mlruns")  # what is read back comes from the server
+    assert not folder.exists()  # what is read back comes from the server
     checkpoint = artifact_file(run, "checkpoints/best.ckpt", server)
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     torch.testing.assert_close(state["layer.weight"], module.layer.weight.data)
     assert artifact_file(run, "recipe.yaml", server).read_text() == "seed: 0\n"
     pictures = {path.name for path in artifact_file(run, "images", server).iterdir()}
     assert any(name.startswith("samples~P_che+step+24+") for name in pictures)
+
+
+def test_postgresql_takes_a_write_that_is_repeated_after_a_crash_once(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    common = {"uri": server, "artifacts": None, "run_name": None, "tags": None}
+    tracker = MLflowTracker(experiment="crash", **common)
+    for step in range(50):
+        tracker.log_metrics({"loss": 1 / (step + 1), "nan": float("nan")}, step)
+    tracker.log_hyperparams({"lr": 0.1})
+    tracker.log_image("samples", np.zeros((4, 4), np.uint8), step=0)
+    tracker.flush()
+    [spool] = tmp_path.glob("mlruns/staging/*/spool")
+    journal = (spool / "journal.jsonl").read_bytes()
+    tracker.end(None)
+    (spool / "journal.jsonl").write_bytes(journal)
+    (spool / "delivered").unlink()
+    tracker = MLflowTracker(experiment="crash", run_id=tracker.run_id, **common)
+    tracker.log_metrics({"loss": 0.0}, 50)
+    tracker.end("FINISHED")
+    client = MlflowClient(server)
+    points = client.get_metric_history(tracker.run_id, "loss")
+    assert sorted(point.step for point in points) == list(range(51))
+    assert len(client.get_metric_history(tracker.run_id, "nan")) == 50
+    assert len(client.list_artifacts(tracker.run_id, "images")) == 2
+    assert client.get_run(tracker.run_id).data.params == {"lr": "0.1"}
 
 
 @pytest.mark.parametrize(

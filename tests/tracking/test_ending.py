@@ -1,15 +1,17 @@
 import os
 import signal
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mlflow.tracking import MlflowClient
 from torch.utils.data import DataLoader
 
-from lit_imgproc.tracking.ending import recorded
+from lit_imgproc.callbacks.stop import Stop
+from lit_imgproc.signals import Interrupted, heard
+from lit_imgproc.tracking import ending
 from lit_imgproc.tracking.logger import MLflowTracker
 
 
@@ -55,6 +57,12 @@ def ended(store, tracker):
     return read
 
 
+@contextmanager
+def recorded(tracker):
+    with heard() as told, ending.recorded(tracker, told):
+        yield told
+
+
 def fit(tracker, *callbacks):
     Trainer(
         max_epochs=1,
@@ -73,8 +81,7 @@ def send(number):
 
 
 def test_a_fit_that_ends_is_finished(store, tracker, ended):
-    with recorded(tracker) as same:
-        assert same is tracker
+    with recorded(tracker):
         fit(tracker)
         assert ended() == ("RUNNING", None)
     assert ended() == ("FINISHED", None)
@@ -102,12 +109,29 @@ def test_ctrl_c_in_fit_is_killed_and_still_a_keyboard_interrupt(tracker, ended):
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_sigterm_in_fit_is_killed_after_the_batch(store, tracker, ended):
-    with pytest.raises(SIGTERMException), recorded(tracker):
-        fit(tracker, At(send(signal.SIGTERM)))
+@pytest.mark.parametrize(
+    ("number", "exception"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted),
+     (signal.SIGUSR1, Interrupted)],
+)  # fmt: skip
+def test_a_signal_in_fit_is_killed_after_the_step(store, tracker, ended, number, exception):
+    with pytest.raises(exception), recorded(tracker) as told:
+        fit(tracker, At(send(number)), Stop(told))
     assert ended() == ("KILLED", None)
     history = MlflowClient(store.uri).get_metric_history(tracker.run_id, "train/loss")
     assert [point.step for point in history] == [0, 1, 2]
+
+
+def test_a_second_signal_does_not_wait_for_the_step(store, tracker, ended):
+    def twice():
+        send(signal.SIGINT)()
+        send(signal.SIGINT)()
+
+    with pytest.raises(KeyboardInterrupt), recorded(tracker) as told:
+        fit(tracker, At(twice), Stop(told))
+    assert ended() == ("KILLED", None)
+    history = MlflowClient(store.uri).get_metric_history(tracker.run_id, "train/loss")
+    assert [point.step for point in history] == [0, 1]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05])
@@ -119,15 +143,16 @@ def test_workers_that_die_of_the_same_sigterm_do_not_make_it_failed(tracker, end
             send(signal.SIGTERM)()
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
 
-    with pytest.raises(SIGTERMException), recorded(tracker):
+    with pytest.raises(Interrupted), recorded(tracker):
         fit(tracker, At(worker_dies))
     assert ended() == ("KILLED", None)
 
 
 @pytest.mark.parametrize(
     ("number", "exception"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SIGTERMException)],
-)
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Interrupted),
+     (signal.SIGUSR1, Interrupted)],
+)  # fmt: skip
 def test_a_signal_outside_fit_is_killed(tracker, ended, number, exception):
     before = signal.getsignal(number)
     with pytest.raises(exception), recorded(tracker):
@@ -156,3 +181,50 @@ def test_an_exit_is_what_its_code_says(tracker, ended, code, status):
         raise SystemExit(code)
     assert raised.value.code == code
     assert ended()[0] == status
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """A stand-in for SLURM's, which notes what it is asked and refuses where it is told to."""
+    tool = tmp_path / "tools" / "scontrol"
+    tool.parent.mkdir()
+    tool.write_text(
+        '#!/bin/sh\necho "$@" > "$0.asked"\n[ ! -e "$0.refuses" ] || { echo no >&2; exit 1; }\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    return tool
+
+
+def test_sigusr1_in_a_slurm_job_requeues_it_and_leaves_the_run_open(tracker, ended, scontrol):
+    with pytest.raises(Interrupted) as raised, recorded(tracker):
+        send(signal.SIGUSR1)()
+    assert raised.value.code == 75
+    assert ended() == ("RUNNING", None)
+    assert scontrol.with_name("scontrol.asked").read_text() == "requeue 12\n"
+
+
+def test_an_array_job_is_requeued_by_its_task(tracker, scontrol, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with pytest.raises(Interrupted), recorded(tracker):
+        send(signal.SIGUSR1)()
+    assert scontrol.with_name("scontrol.asked").read_text() == "requeue 10_3\n"
+
+
+def test_a_job_that_is_not_requeued_is_killed(tracker, ended, scontrol, caplog):
+    scontrol.with_name("scontrol.refuses").touch()
+    with pytest.raises(Interrupted) as raised, recorded(tracker):
+        send(signal.SIGUSR1)()
+    assert raised.value.code == 138
+    assert ended() == ("KILLED", None)
+    assert "does not requeue job 12" in caplog.text
+
+
+def test_sigterm_in_a_slurm_job_is_killed(tracker, ended, scontrol):
+    with pytest.raises(Interrupted) as raised, recorded(tracker):
+        send(signal.SIGTERM)()
+    assert raised.value.code == 143
+    assert ended() == ("KILLED", None)
+    assert not scontrol.with_name("scontrol.asked").exists()

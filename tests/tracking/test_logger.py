@@ -1,4 +1,5 @@
 import multiprocessing
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from lit_imgproc.tracking import logger as logger_module
+from lit_imgproc.tracking.lock import FolderInUse
 from lit_imgproc.tracking.logger import LONGEST_PARAM, MLflowTracker
 from lit_imgproc.tracking.store import StoreUnavailable
 
@@ -98,14 +101,12 @@ def test_images_lie_where_the_ui_looks_for_its_slider(tracker, client):
     assert client.get_run(tracker.run_id).data.tags["mlflow.loggedImages"] == "True"
 
 
-def test_artifacts_of_each_kind(tracker, client, tmp_path):
+def test_artifacts_of_each_kind(tracker, client):
     figure = Figure(figsize=(1, 1))
     figure.subplots().plot([0, 1])
     tracker.log_figure(figure, "figures/confusion_matrix.png")
     tracker.log_dict({"b": 1, "a": [1, 2]}, "recipe.yaml")
     tracker.log_dict({"b": 1}, "provenance/git.json")
-    (tmp_path / "table.csv").write_text("id,label\n")
-    tracker.log_file(tmp_path / "table.csv", "predictions")
     tracker.set_tag("monitor", "val/accuracy")
     tracker.flush()
     folder = tracker.artifact_dir
@@ -113,22 +114,9 @@ def test_artifacts_of_each_kind(tracker, client, tmp_path):
         assert picture.format == "PNG"
     assert (folder / "recipe.yaml").read_text() == "b: 1\na:\n- 1\n- 2\n"
     assert (folder / "provenance/git.json").read_text() == '{\n  "b": 1\n}'
-    listed = [item.path for item in client.list_artifacts(tracker.run_id, "predictions")]
-    assert listed == ["predictions/table.csv"]
+    listed = {item.path for item in client.list_artifacts(tracker.run_id)}
+    assert listed == {"figures", "provenance", "recipe.yaml"}
     assert client.get_run(tracker.run_id).data.tags["monitor"] == "val/accuracy"
-
-
-def test_a_checkpoint_written_in_place_is_not_copied(tracker, client):
-    path = tracker.artifact_dir / "checkpoints/last.ckpt"
-    path.parent.mkdir()
-    path.write_bytes(b"weights")
-    before = path.stat()
-    tracker.log_file(path, "checkpoints")
-    tracker.flush()
-    assert path.stat() == before
-    assert [item.path for item in client.list_artifacts(tracker.run_id, "checkpoints")] == [
-        "checkpoints/last.ckpt"
-    ]
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
@@ -174,15 +162,17 @@ def test_other_ranks_touch_nothing(tmp_path, monkeypatch):
         run_name=None,
         tags=None,
     )
-    with pytest.raises(RuntimeError, match="attach"):
+    with pytest.raises(RuntimeError, match="only rank zero"):
         _ = tracker.run_id
-    tracker.attach("0" * 32, tmp_path / "run")
-    assert (tracker.run_id, tracker.artifact_dir) == ("0" * 32, tmp_path / "run")
+    with pytest.raises(RuntimeError, match="only rank zero"):
+        _ = tracker.artifact_dir
+    assert (tracker.version, tracker.save_dir, tracker.position()) == (None, None, {})
     tracker.log_metrics({"loss": 1.0}, 0)
     tracker.log_hyperparams({"lr": 0.1})
     tracker.log_image("x", np.zeros((2, 2, 3), np.uint8), 0)
     tracker.log_text("x", "x.txt")
-    tracker.log_file(tmp_path / "absent", "x")
+    tracker.publish("x")
+    tracker.rewind({"loss": 1})
     tracker.set_tag("a", "b")
     tracker.experiment.log_metric("x", "y", 1.0)
     tracker.flush()
@@ -209,7 +199,8 @@ def _start_job(uri, artifacts, barrier, queue):
     tracker = MLflowTracker(
         experiment="new", uri=uri, artifacts=artifacts, run_name=None, tags=None
     )
-    tracker.log_metrics({"loss": 1.0}, 0)
+    for step in range(300):
+        tracker.log_metrics({"loss": 1.0}, step)
     tracker.end("FINISHED")
     queue.put(tracker.run_id)
 
@@ -231,7 +222,9 @@ def test_two_jobs_started_together_on_a_new_store_and_experiment_both_log(tmp_pa
     runs = [client.get_run(queue.get()) for _ in jobs]
     assert len({run.info.run_id for run in runs}) == 2
     assert len({run.info.experiment_id for run in runs}) == 1
-    assert [run.data.metrics for run in runs] == [{"loss": 1.0}] * 2
+    for run in runs:
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert sorted(point.step for point in history) == list(range(300))
 
 
 def test_an_experiment_made_between_the_look_and_the_making_is_used(store, client, monkeypatch):
@@ -294,7 +287,144 @@ def test_a_locked_store_delays_and_loses_nothing(store, client):
     with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as lock:
         lock.execute("BEGIN EXCLUSIVE")
         tracker.set_tag("monitor", "val/accuracy")
-        time.sleep(0.2)  # the writer meets the lock
+        time.sleep(1.2)  # the courier meets the lock
         lock.rollback()
     tracker.end("FINISHED")
     assert client.get_run(tracker.run_id).data.tags["monitor"] == "val/accuracy"
+
+
+# Going on ----------------------------------------------------------------------------------------
+
+
+def log_training(tracker, steps):
+    """What a training logs; an exact one logs the same when it goes on from a checkpoint."""
+    for step in steps:
+        tracker.log_metrics({"train/loss": 1 / (step + 1), "a:b!": 0.0}, step)
+        tracker.log_metrics({"system/cpu": 1.0}, step)
+        if step % 2:
+            tracker.log_image("maps/5%", np.full((2, 2), step, np.uint8), step)
+
+
+def points_of(client, tracker, key):
+    return [(p.step, p.value) for p in client.get_metric_history(tracker.run_id, key)]
+
+
+def images_of(client, tracker):
+    paths = [item.path for item in client.list_artifacts(tracker.run_id, "images")]
+    return sorted(path.split("+")[2] for path in paths if path.endswith(".png"))
+
+
+@pytest.mark.parametrize("spool_is_there", [True, False])
+@pytest.mark.parametrize("status", ["KILLED", None])
+def test_what_was_logged_after_a_checkpoint_is_not_logged_again(
+    store, client, tmp_path, spool_is_there, status
+):
+    first = open_tracker(store)
+    log_training(first, range(4))
+    position = first.position()
+    assert position == {"train/loss": 4, "a:b_": 4, "image:maps/5_": 2}
+    log_training(first, range(4, 8))
+    first.end(status)
+    assert client.get_run(first.run_id).info.status == (status or "RUNNING")
+    if not spool_is_there:  # the job goes on on another machine
+        shutil.rmtree(tmp_path / "mlruns/staging")
+
+    second = open_tracker(store, run_id=first.run_id)
+    assert second.position() == {"train/loss": 8, "a:b_": 8, "image:maps/5_": 4}
+    assert second.system_step() == 8
+    second.rewind(position)
+    assert second.position() == position
+    log_training(second, range(4, 6))
+    assert second.position() == {"train/loss": 6, "a:b_": 6, "image:maps/5_": 3}
+    log_training(second, range(6, 10))
+    assert second.position() == {"train/loss": 10, "a:b_": 10, "image:maps/5_": 5}
+    second.end("FINISHED")
+    assert points_of(client, second, "train/loss") == [(s, 1 / (s + 1)) for s in range(10)]
+    assert images_of(client, second) == ["1", "3", "5", "7", "9"]
+    assert len(points_of(client, second, "system/cpu")) == 8 + 6
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+    assert list((tmp_path / "mlruns/staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FINISHED"])
+def test_a_training_that_goes_on_for_longer_logs_its_new_end(store, client, status):
+    first = open_tracker(store)
+    first.log_metrics({"val/loss": 1.0}, 3)
+    position = first.position()
+    first.log_metrics({"test/loss": 1.0}, 3)  # after the last checkpoint
+    first.log_image("test", np.zeros((2, 2), np.uint8), 3)
+    first.end(status)
+    second = open_tracker(store, run_id=first.run_id)
+    second.rewind(position)
+    second.log_metrics({"val/loss": 0.5}, 6)
+    second.log_metrics({"test/loss": 0.5}, 6)
+    second.log_image("test", np.zeros((2, 2), np.uint8), 6)
+    assert second.position() == {"val/loss": 2, "test/loss": 2, "image:test": 2}
+    second.end("FINISHED")
+    assert points_of(client, second, "test/loss") == [(3, 1.0), (6, 0.5)]
+    assert images_of(client, second) == ["3", "6"]
+
+
+def test_a_status_that_was_not_delivered_does_not_end_a_run_that_goes_on(
+    store, client, monkeypatch, caplog
+):
+    first = open_tracker(store)
+    first.log_metrics({"loss": 1.0}, 0)
+    first.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(logger_module, "PATIENCE", 0.2)
+        patch.setattr(MlflowClient, "log_batch", away)
+        first.log_metrics({"loss": 0.5}, 1)
+        first.end("KILLED")
+    assert "1 point, 1 other write have not reached the store" in caplog.text
+    assert "lit-imgproc sync" in caplog.text
+    assert client.get_run(first.run_id).info.status == "RUNNING"
+
+    second = open_tracker(store, run_id=first.run_id)
+    second.flush()
+    assert client.get_run(first.run_id).info.status == "RUNNING"
+    assert points_of(client, second, "loss") == [(0, 1.0), (1, 0.5)]
+    second.end("FINISHED")
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def away(self, *args, **kwargs):
+    raise ConnectionError("away")
+
+
+def test_a_run_that_is_being_trained_cannot_be_gone_on_with(store, tracker):
+    tracker.end("KILLED")
+    second = open_tracker(store, run_id=tracker.run_id)
+    with pytest.raises(FolderInUse, match="still training"):
+        open_tracker(store, run_id=tracker.run_id)
+    second.end("FINISHED")
+
+
+def test_a_crash_after_a_delivery_and_before_its_position_was_saved_does_no_harm(
+    store, client, tmp_path
+):
+    tracker = open_tracker(store)
+    log_training(tracker, range(4))
+    tracker.log_hyperparams({"lr": 0.1})
+    tracker.flush()
+    journal = next(tmp_path.glob("mlruns/staging/*/spool/journal.jsonl"))
+    content = journal.read_bytes()
+    tracker.end("KILLED")
+    journal.write_bytes(content)  # as the crash would have left it
+    (journal.parent / "delivered").unlink()
+    again = open_tracker(store, run_id=tracker.run_id)
+    assert again.position()["train/loss"] == 4
+    again.end("FINISHED")
+    assert points_of(client, again, "train/loss") == [(s, 1 / (s + 1)) for s in range(4)]
+    assert images_of(client, again) == ["1", "3"]
+    assert client.get_run(again.run_id).data.params == {"lr": "0.1"}
+
+
+def test_a_disk_that_takes_no_artifact_stops_nothing(tracker, client, caplog):
+    (tracker.artifact_dir / "images").write_text("in the way")
+    tracker.log_image("x", np.zeros((2, 2, 3), np.uint8), 0)
+    tracker.log_text("x", "images/x.txt")
+    tracker.log_metrics({"loss": 1.0}, 0)
+    tracker.flush()
+    assert caplog.text.count("cannot be written, dropped") == 3
+    assert tracker.position() == {"loss": 1}

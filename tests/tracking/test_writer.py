@@ -1,114 +1,119 @@
-import threading
+import math
 
 import pytest
-from mlflow.entities import Metric
+from mlflow.entities import Metric, RunStatus
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
 from mlflow.tracking import MlflowClient
 
-from lit_imgproc.tracking import writer as writer_module
-from lit_imgproc.tracking.writer import METRICS_PER_BATCH, Writer, _passes
+from lit_imgproc.tracking.writer import Writer, passes
+
+WRITES = [
+    [
+        {"op": "metrics", "time": 5, "step": 0, "values": {"loss": 0.5, "nan": math.nan}},
+        {"op": "metrics", "time": 6, "step": 1, "values": {"loss": math.inf}},
+    ],
+    [{"op": "metrics", "time": 7, "step": 1, "values": {f"m/{i}": 1.0 for i in range(1500)}}],
+    [{"op": "params", "params": {f"p{i}": str(i) for i in range(150)}}],
+    [{"op": "tag", "key": "monitor", "value": "val/accuracy"}],
+    [
+        {
+            "op": "inputs",
+            "inputs": [
+                {
+                    "dataset": {
+                        "name": "digits",
+                        "digest": "abc",
+                        "source_type": "local",
+                        "source": "{}",
+                        "schema": None,
+                        "profile": None,
+                    },
+                    "tags": {"mlflow.data.context": "training"},
+                }
+            ],
+        }
+    ],
+    [{"op": "dropped", "points": {"loss": 3}, "total": 3}],
+    [{"op": "image", "key": "x", "paths": ["images/x.png"]}],
+    [{"op": "status", "status": "FINISHED", "time": 8}],
+]
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    monkeypatch.setattr(writer_module, "FIRST_DELAY", 0.01)
+@pytest.fixture
+def client(store):
+    return MlflowClient(store.uri)
 
 
-def test_metrics_arrive_once_in_order_and_in_batches_that_mlflow_takes():
-    batches = []
-    writer = Writer(batches.append, interval=0.01)
-    for step in range(1500):
-        writer.add_metrics({"a": float(step), "b": -1.0}, step)
-    assert writer.close() == 0
-    points = [(point.key, point.value, point.step) for batch in batches for point in batch]
-    assert points == [
-        point for step in range(1500) for point in (("a", float(step), step), ("b", -1.0, step))
-    ]
-    assert max(map(len, batches)) <= METRICS_PER_BATCH
+@pytest.fixture
+def run_id(client, store):
+    return client.create_run(client.create_experiment("x", store.artifacts)).info.run_id
 
 
-def test_one_step_may_have_more_metrics_than_a_request():
-    batches = []
-    writer = Writer(batches.append)
-    writer.add_metrics({f"recall/{index}": 1.0 for index in range(2500)}, 0)
-    assert writer.close() == 0
-    assert [len(batch) for batch in batches] == [1000, 1000, 500]
+def record(client, run_id):
+    """All that a store has of a run."""
+    run = client.get_run(run_id)
+    histories = {
+        key: [(p.step, p.timestamp, str(p.value)) for p in client.get_metric_history(run_id, key)]
+        for key in ("loss", "nan", "m/0", "m/1499")
+    }
+    inputs = [(i.dataset.name, i.dataset.digest, len(i.tags)) for i in run.inputs.dataset_inputs]
+    return histories, run.data.params, run.data.tags, inputs, run.info.status, run.info.end_time
 
 
-def test_jobs_and_metrics_keep_their_order():
-    seen = []
-    writer = Writer(lambda batch: seen.extend(point.step for point in batch))
-    writer.add_metrics({"a": 0.0}, 1)
-    writer.add_job("first", lambda: seen.append("first"))
-    writer.add_metrics({"a": 0.0}, 2)
-    writer.add_job("second", lambda: seen.append("second"))
-    assert writer.flush()
-    assert seen == [1, "first", 2, "second"]
-    writer.close()
+def test_every_write_arrives_and_repeating_it_changes_nothing(client, run_id):
+    for ops in WRITES:
+        Writer(client, run_id, None).write(ops)
+    once = record(client, run_id)
+    histories, params, tags, inputs, status, end = once
+    assert histories["loss"] == [(0, 5, "0.5"), (1, 6, str(1.7976931348623157e308))]
+    assert histories["nan"] == [(0, 5, "nan")]
+    assert histories["m/1499"] == [(1, 7, "1.0")]
+    assert len(params) == 150
+    assert (tags["monitor"], tags["tracking.dropped"]) == ("val/accuracy", "3")
+    assert tags["mlflow.loggedImages"] == "True"
+    assert inputs == [("digits", "abc", 1)]
+    assert (status, end) == ("FINISHED", 8)
+    for ops in WRITES:
+        Writer(client, run_id, None).write(ops)
+    assert record(client, run_id) == once
 
 
-def test_a_store_that_comes_back_gets_everything_and_one_warning_is_given(caplog):
-    failures = iter([ConnectionError("away"), MlflowException("busy"), TimeoutError("slow")])
-    seen = []
-
-    def write(batch):
-        for error in failures:
-            raise error
-        seen.extend(point.step for point in batch)
-
-    writer = Writer(write)
-    writer.add_metrics({"a": 0.0}, 1)
-    assert writer.flush()
-    writer.add_metrics({"a": 0.0}, 2)
-    assert writer.close() == 0
-    assert seen == [1, 2]
-    assert [record.getMessage() for record in caplog.records] == [
-        "MLflow does not take metrics, trying again: away"
-    ]
+def test_parameters_that_changed_are_kept_and_named(client, run_id, caplog):
+    writer = Writer(client, run_id, None)
+    writer.write([{"op": "params", "params": {"lr": "0.1"}}])
+    writer.write([{"op": "params", "params": {"lr": "0.2", "seed": "0"}}])
+    assert client.get_run(run_id).data.params == {"lr": "0.1", "seed": "0"}
+    assert "do not change, kept: ['lr']" in caplog.text
 
 
-def test_a_server_that_is_away_is_tried_again_and_a_missing_file_is_not(monkeypatch, tmp_path):
+def test_a_run_that_goes_on_is_running(client, run_id):
+    writer = Writer(client, run_id, None)
+    writer.write([{"op": "status", "status": "KILLED", "time": 8}])
+    writer.write([{"op": "status", "status": "RUNNING", "time": 9}])
+    assert client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.RUNNING)
+
+
+def test_an_unknown_line_is_refused(client, run_id):
+    with pytest.raises(ValueError, match="damaged") as raised:
+        Writer(client, run_id, None).write([{"op": "damaged"}])
+    assert not passes(raised.value)
+
+
+def test_a_server_that_is_away_is_tried_again(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = MlflowClient("http://127.0.0.1:9")
     with pytest.raises(MlflowException) as away:
         client.log_batch("0" * 32, metrics=[Metric("a", 1.0, 0, 0)])
-    assert _passes(away.value)
+    assert passes(away.value)
+
+
+def test_a_missing_file_is_not_tried_again(client, run_id, tmp_path):
     with pytest.raises(FileNotFoundError) as missing:
-        (tmp_path / "none").read_bytes()
-    assert not _passes(missing.value)
-    assert not _passes(TypeError("not an image"))
+        Writer(client, run_id, tmp_path).write([{"op": "artifact", "path": "none/x.txt"}])
+    assert not passes(missing.value)
 
 
-def test_what_the_store_refuses_is_dropped_and_does_not_block_the_rest(caplog):
-    seen = []
-
-    def refuse():
-        raise MlflowException("no such thing", error_code=INVALID_PARAMETER_VALUE)
-
-    writer = Writer(lambda batch: seen.extend(point.step for point in batch))
-    writer.add_job("the tag x", refuse)
-    writer.add_metrics({"a": 0.0}, 1)
-    assert writer.close() == 1
-    assert seen == [1]
-    assert "refused the tag x, dropped: no such thing" in caplog.text
-
-
-def test_a_store_that_stays_away_is_given_up_and_the_loss_counted():
-    def write(batch):
-        raise ConnectionError("away")
-
-    writer = Writer(write)
-    writer.add_metrics({"a": 0.0, "b": 0.0}, 1)
-    writer.add_job("file", lambda: None)
-    writer.add_metrics({"a": 0.0}, 2)
-    assert not writer.flush(patience=0.0)
-    assert writer.close(patience=0.0) == 4
-
-
-def test_a_slow_store_is_waited_for_longer_than_one_that_fails():
-    release = threading.Event()
-    threading.Timer(0.3, release.set).start()
-    writer = Writer(lambda batch: release.wait())
-    writer.add_metrics({"a": 0.0}, 1)
-    assert writer.close(patience=0.0) == 0
+@pytest.mark.parametrize("code", [UNAUTHENTICATED, PERMISSION_DENIED])
+def test_a_missing_password_is_no_refusal(code):
+    assert passes(MlflowException("log in", error_code=code))
