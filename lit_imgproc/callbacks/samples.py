@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import default_collate
 from typing_extensions import override
 
 from lit_imgproc.data.base import ImageDataModule
@@ -70,5 +69,4 @@ def fixed_samples(datamodule: ImageDataModule, count: int) -> Batch:
         chosen = sorted(range(len(labels)), key=lambda i: (int(ranks[i]), int(labels[i])))[:count]
     else:
         chosen = [i * len(dataset) // count for i in range(count)]
-    batch: Batch = default_collate([dataset[i] for i in chosen])
-    return batch
+    return datamodule.batch("val", chosen)

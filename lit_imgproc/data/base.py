@@ -3,15 +3,19 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import cv2
 import lightning.pytorch as pl
 from annotated_types import Ge, Gt
 from torch.utils.data import DataLoader, Dataset
 
-from lit_imgproc.data.order import EvalBatches, TrainBatches, TrainLoader
+from lit_imgproc.data import workers
+from lit_imgproc.data.errors import DataError as DataError
+from lit_imgproc.data.order import EvalBatches, Loader, OrderedLoader, TrainBatches, TrainLoader
+from lit_imgproc.data.readable import Readable, Unreadable, collate
 from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 
@@ -19,12 +23,8 @@ from lit_imgproc.inputs import InputSpec
 cv2.setNumThreads(0)
 
 Split = Literal["train", "val", "test"]
-BatchSize = Annotated[int, Gt(0)]
+BatchSize = Annotated[int, Gt(0)] | Literal["auto"]
 NumWorkers = Annotated[int, Ge(0)] | None
-
-
-class DataError(UserError):
-    """A data set that cannot be read or used as asked, with everything that is wrong with it."""
 
 
 class ImageDataset(Dataset[dict[str, Any]], ABC):
@@ -52,16 +52,22 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     Lightning needs follows: ``trainer.fit(module, datamodule)`` works with nothing else.
 
     Args:
-        batch_size: Images in a batch of one process.
+        batch_size: Images in a batch of one process; ``auto``, in a recipe, finds the largest, up
+            to 1024, whose training fits into memory.
         num_workers: Processes that load images; ``None`` takes the CPUs that this rank may use,
             less one for training, and at most eight.
         seed: Seed of the order of the training images and of their augmentations.
     """
 
+    unreadable: Unreadable = "stop"
+    """What happens at an image that cannot be read; a subclass that reads lazily lets choose."""
+
     def __init__(
         self, *, batch_size: BatchSize = 32, num_workers: NumWorkers = None, seed: int = 0
     ) -> None:
         super().__init__()
+        if batch_size == "auto":
+            raise UserError("batch_size=auto is for recipes, which find a number: give one here")
         self.batch_size = batch_size
         self.num_workers = available_cpus(limit=9) - 1 if num_workers is None else num_workers
         self.seed = seed
@@ -106,6 +112,17 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         assert self._datasets is not None
         return self._datasets[split]
 
+    def batch(self, split: Split, indices: Sequence[int]) -> dict[str, Any]:
+        """Some images of a split as evaluation sees them, without those that are skipped.
+
+        Raises:
+            DataError: One of them cannot be read, or none where they are to be skipped.
+        """
+        found = collate(self._readable(split).__getitems__(indices))
+        if isinstance(found, DataError):
+            raise found
+        return cast(dict[str, Any], found)
+
     def splits(self) -> dict[Split, int]:
         """The number of images in each split."""
         self.prepare()
@@ -132,7 +149,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if getattr(self.trainer, "overfit_batches", 0) > 0:
             return self._eval_loader("train")  # the same images in every epoch
         batches = self._train_batches(*self._rank())
-        return TrainLoader(self.dataset("train"), batch_sampler=batches, **self._loader_settings())
+        dataset = self._readable("train")
+        return TrainLoader(dataset, batch_sampler=batches, **self._loader_settings())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every validation image once over all ranks."""
@@ -146,22 +164,31 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """The test images, shared out as Lightning's own sampler would but without padding."""
         # Lightning rebuilds this loader to track indices, which it can do for plain samplers only.
         rank, world_size = self._rank()
-        dataset = self.dataset("test")
-        return DataLoader(
+        dataset = self._readable("test")
+        return Loader(
             dataset,
             batch_size=self.batch_size,
             sampler=range(rank, len(dataset), world_size),
             **self._loader_settings(),
         )
 
+    def on_exception(self, exception: BaseException) -> None:
+        """End the workers of training; Lightning ends those of the loop that failed alone."""
+        loader = getattr(self.trainer, "train_dataloader", None)
+        if isinstance(loader, Loader):
+            workers.end(loader)
+
     def _train_batches(self, rank: int, world_size: int) -> TrainBatches:
         size = len(self.dataset("train"))
         return TrainBatches(size, self.batch_size, self.seed, rank, world_size)
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        dataset = self.dataset(split)
+        dataset = self._readable(split)
         batches = EvalBatches(len(dataset), self.batch_size, *self._rank())
-        return DataLoader(dataset, batch_sampler=batches, **self._loader_settings())
+        return OrderedLoader(dataset, batch_sampler=batches, **self._loader_settings())
+
+    def _readable(self, split: Split) -> Readable:
+        return Readable(self.dataset(split), self.unreadable)
 
     def _rank(self) -> tuple[int, int]:
         """This process and the number of processes among those that share the data."""
@@ -172,6 +199,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def _loader_settings(self) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
+            "collate_fn": collate,
+            "worker_init_fn": workers.shield,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": on_gpu,

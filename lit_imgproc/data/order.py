@@ -5,13 +5,22 @@ interrupted epoch goes on where it stopped, and an epoch shows the same images w
 augmentations however it is loaded.
 """
 
+import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from lit_imgproc.data import workers
+from lit_imgproc.data.errors import DataError
 from lit_imgproc.errors import UserError
+
+log = logging.getLogger(__name__)
+
+RESTARTS = 3
+"""How often in one pass over the data killed workers are started again."""
 
 
 class TrainBatches(Sampler[list[tuple[int, int]]]):
@@ -91,7 +100,9 @@ class EvalBatches(Sampler[list[int]]):
                 f"{size} images cannot be shared among {world_size} processes: use fewer."
             )
         self.rank, self.world_size = rank, world_size
-        self.bounds = [*range(0, size, batch_size * world_size), size]
+        self.global_batch, self.end = batch_size * world_size, size
+        self.position = self.start = 0  # as in TrainBatches
+        self.bounds = [*range(0, size, self.global_batch), size]
         if len(self.bounds) > 2 and size - self.bounds[-2] < world_size:
             del self.bounds[-2]
 
@@ -99,12 +110,70 @@ class EvalBatches(Sampler[list[int]]):
         return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start, stop in zip(self.bounds, self.bounds[1:], strict=False):
+        first, self.start = self.start, 0
+        bounds = [bound for bound in self.bounds if bound >= first]
+        for start, stop in itertools.pairwise(bounds):
             yield list(range(start + self.rank, stop, self.world_size))
 
 
-class TrainLoader(DataLoader[Any]):
-    """A ``DataLoader`` over :class:`TrainBatches` whose position Lightning checkpoints.
+class Loader(DataLoader[Any]):
+    """A ``DataLoader`` over :class:`~lit_imgproc.data.readable.Readable`.
+
+    Raises:
+        DataError: While it is iterated, where an image cannot be read.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in self._batches():
+            if isinstance(batch, DataError):
+                # A new one: raising what this frame holds would keep the workers in a cycle.
+                raise DataError(str(batch))
+            yield batch
+
+    def _batches(self) -> Iterator[Any]:
+        return super().__iter__()
+
+
+class OrderedLoader(Loader):
+    """A loader that goes on where it was when the system kills a worker of it.
+
+    Since the order is a function of the position alone, the batches are the same as without it.
+
+    Raises:
+        DataError: Workers were killed more often than :data:`RESTARTS` times in one pass.
+    """
+
+    batch_sampler: TrainBatches | EvalBatches
+
+    def _batches(self) -> Iterator[Any]:
+        # A generator, so that nothing is fetched before Lightning has set the epoch.
+        order = self.batch_sampler
+        order.position = order.start
+        for deaths in range(1, RESTARTS + 2):
+            try:
+                for batch in workers.batches(self, super()._batches):
+                    order.position = min(order.position + order.global_batch, order.end)
+                    yield batch
+                return
+            except workers.WorkersKilled as killed:
+                if deaths > RESTARTS:
+                    raise DataError(
+                        f"the system killed processes that load images {deaths} times in one pass "
+                        "over the data, as it does when memory runs out: lower data.num_workers "
+                        f"(it is {self.num_workers}), data.batch_size or data.image_size"
+                    ) from None
+                log.warning(
+                    "the system killed a process that loads images (%s), as it does when memory "
+                    "runs out; all %d are started again and no batch is lost. Lower "
+                    "data.num_workers, data.batch_size or data.image_size.",
+                    str(killed),  # not the exception: whoever keeps the record would keep workers
+                    self.num_workers,
+                )
+                order.start = order.position
+
+
+class TrainLoader(OrderedLoader):
+    """A loader over :class:`TrainBatches` whose position Lightning checkpoints.
 
     Batches count as used when they leave the loader, not when a worker fetches them ahead. So a
     checkpoint that is saved after a batch resumes with the next one. One saved amid a training
@@ -112,14 +181,6 @@ class TrainLoader(DataLoader[Any]):
     """
 
     batch_sampler: TrainBatches
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator, so that nothing is fetched before Lightning has set the epoch.
-        order = self.batch_sampler
-        order.position = order.start
-        for batch in super().__iter__():
-            order.position = min(order.position + order.global_batch, order.end)
-            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and position, in images of the whole epoch: the same on every rank."""

@@ -21,6 +21,7 @@ from lit_imgproc.data.imagenet.known import (
     read_digits,
     read_idx_set,
 )
+from lit_imgproc.data.readable import Unreadable
 from lit_imgproc.data.transforms import Augment, AugmentChoice
 from lit_imgproc.inputs import InputSpec, Interpolation, Resize
 
@@ -65,6 +66,9 @@ class ImageFolder(ClassificationData):
         augment: What training does, for example ``{"train": "random_resized_crop"}``.
         batch_size: Images in a batch of one process.
         num_workers: Processes that load images; ``None`` goes by the CPUs of this rank.
+        unreadable: What happens when an image can no longer be read in mid-run: ``stop``, or
+            ``skip`` it, with a warning and the metric ``data/skipped``. In training another image
+            then takes its place; an evaluation is of the images that can be read.
         seed: Seed of the order of the images and of their augmentations.
 
     Raises:
@@ -87,9 +91,11 @@ class ImageFolder(ClassificationData):
         augment: AugmentChoice = None,
         batch_size: BatchSize = 32,
         num_workers: NumWorkers = None,
+        unreadable: Unreadable = "stop",
         seed: int = 0,
     ) -> None:
         super().__init__(augment=augment, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        self.unreadable = unreadable
         self.root = Path(root)
         self.index = index
         self.images_per_class = images_per_class
