@@ -10,11 +10,16 @@ import atexit
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from lit_imgproc.errors import UserError
+from lit_imgproc.errors import TrainingFailed, UserError
 from lit_imgproc.recipes.experiment import Origin, load_recipe
+from lit_imgproc.recipes.resume import resumption
+from lit_imgproc.signals import Interrupted
+
+RANK = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def main() -> None:
@@ -23,17 +28,35 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="a frozen recipe")
     parser.add_argument("--result", type=Path, help="where to write the run's id, as JSON")
     parser.add_argument("--origin", help="what to record as source and command, as JSON")
+    parser.add_argument("--resume", help="go on with this run, or from this checkpoint file")
     arguments = parser.parse_args()
     try:
         experiment = load_recipe(arguments.recipe)
         if arguments.origin:
             note = json.loads(arguments.origin)
             experiment.origin = Origin(Path(note["source"]), note["command"])
+        if arguments.resume:
+            experiment.resume(resumption(arguments.resume, experiment.store))
         experiment.run_here(announce=arguments.result)
-    except UserError as error:
-        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-            print(error, file=sys.stderr)
-        raise SystemExit(2) from None
+    except BaseException as error:
+        if arguments.result:
+            _report(arguments.result, error)
+        if isinstance(error, UserError | TrainingFailed):
+            if RANK == 0:
+                print(error, file=sys.stderr)
+            raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+        raise
+
+
+def _report(result: Path, error: BaseException) -> None:
+    """Tell the process that started the ranks how this one ended."""
+    if isinstance(error, Exception):
+        note = f"rank {RANK}\n{traceback.format_exc()}"
+        result.with_name(f"traceback-{RANK}.txt").write_text(note)
+    if RANK == 0 and result.exists():
+        code = error.code if isinstance(error, Interrupted) else 1
+        code = 2 if isinstance(error, UserError) else code
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"code": code}))
 
 
 def leave(code: int) -> NoReturn:
@@ -50,12 +73,14 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    code = 1
+    code: int | str | None = 0
     try:
         main()
-        code = 0
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = error.code
+    except KeyboardInterrupt:
+        code = 130
     except BaseException:
         sys.excepthook(*sys.exc_info())
-    leave(code)
+        code = 1
+    leave(code if isinstance(code, int) else int(code is not None))

@@ -4,9 +4,10 @@ import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from typing_extensions import override
 
+from lit_imgproc.callbacks.checkpoint import Checkpoint
 from lit_imgproc.callbacks.throughput import Throughput
 
 
@@ -40,7 +41,7 @@ class Progress(TQDMProgressBar):
     @staticmethod
     def _shown(trainer: Trainer) -> dict[str, Any]:
         checkpoint = trainer.checkpoint_callback
-        monitored = checkpoint.monitor if isinstance(checkpoint, ModelCheckpoint) else None
+        monitored = checkpoint.monitor if isinstance(checkpoint, Checkpoint) else None
         values = trainer.progress_bar_metrics | trainer.callback_metrics
         shown = {
             key: f"{float(values[key]):.4g}" for key in ("train/loss", monitored) if key in values

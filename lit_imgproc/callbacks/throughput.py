@@ -10,14 +10,19 @@ from typing_extensions import override
 class Throughput(Callback):
     """Log ``speed/images_per_second`` (over all ranks) and ``speed/data_wait`` (a share, 0 to 1).
 
-    Both are of the time since they were last logged, every ``trainer.log_every_n_steps`` batches.
+    Both are of the time since they were last logged, at every batch of a number that
+    ``trainer.log_every_n_steps`` divides.
     Nothing is synchronised: on a GPU the wait is the time in which the host had no batch to send.
     """
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
         self._since = self._asked = self._paused = self._waited = 0.0
-        self._images = self._batches = 0
+        self._images = 0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()  # for an epoch that goes on
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -34,14 +39,14 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += len(batch["image"]) * trainer.world_size
-        self._batches += 1
         self._asked = time.perf_counter()
-        if self._batches == trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._finish(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._batches == trainer.num_training_batches:  # too short an epoch to be logged amid
+        short = trainer.num_training_batches < trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if short and self._images:  # too short an epoch to be logged amid
             self._finish(trainer)
 
     @override
@@ -67,4 +72,4 @@ class Throughput(Callback):
 
     def _restart(self) -> None:
         self._since = self._asked = time.perf_counter()
-        self._waited, self._images, self._batches = 0.0, 0, 0
+        self._waited, self._images = 0.0, 0

@@ -40,6 +40,10 @@ class GradualUnfreeze(Callback):
                 "set trainer.strategy=ddp_find_unused_parameters_true"
             )
 
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # for an epoch that goes on
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set what is free in this epoch; a function of the epoch alone, so that it resumes."""
         assert isinstance(pl_module, ImageModule)

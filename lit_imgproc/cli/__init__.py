@@ -11,15 +11,17 @@ import typer
 
 from lit_imgproc import __version__
 from lit_imgproc.cli.check import check
+from lit_imgproc.cli.doctor import doctor
 from lit_imgproc.cli.list import list_recipes
 from lit_imgproc.cli.predict import predict
 from lit_imgproc.cli.runs import runs
 from lit_imgproc.cli.schema import schema
 from lit_imgproc.cli.show import show
+from lit_imgproc.cli.sync import sync
 from lit_imgproc.cli.test import test
 from lit_imgproc.cli.train import train
 from lit_imgproc.cli.ui import ui
-from lit_imgproc.errors import UserError
+from lit_imgproc.errors import TrainingFailed, UserError
 
 app = typer.Typer(
     name="lit-imgproc",
@@ -55,7 +57,9 @@ app.command("train")(train)
 app.command("test")(test)
 app.command("predict")(predict)
 app.command("runs")(runs)
+app.command("sync")(sync)
 app.command("ui")(ui)
+app.command("doctor")(doctor)
 app.command("schema")(schema)
 
 
@@ -65,6 +69,6 @@ def main() -> None:
     sys.path.append(os.getcwd())
     try:
         app()
-    except UserError as error:
+    except (UserError, TrainingFailed) as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)

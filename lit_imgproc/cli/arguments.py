@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 
-def _complete(incomplete: str) -> list[str]:
+def complete_recipe(incomplete: str) -> list[str]:
+    """The names of recipes that begin with what has been typed."""
     from lit_imgproc.recipes.catalog import names
 
     return [name for name in names() if name.startswith(incomplete)]
@@ -14,7 +15,7 @@ def _complete(incomplete: str) -> list[str]:
 RecipeName = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="A name from `list`, or a YAML file.", autocompletion=_complete
+        metavar="RECIPE", help="A name from `list`, or a YAML file.", autocompletion=complete_recipe
     ),
 ]
 Overrides = Annotated[

@@ -2,40 +2,64 @@
 
 import json
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from lit_imgproc.cli.arguments import AsJson, Overrides, RecipeName, Toy
+from lit_imgproc.cli.arguments import AsJson, Overrides, Toy, complete_recipe
 
 
 def train(
-    recipe: RecipeName, overrides: Overrides = None, toy: Toy = False, as_json: AsJson = False
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="A name from `list`, or a YAML file; with --resume the run's own.",
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    toy: Toy = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with this run from its last whole checkpoint; a checkpoint file does too.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a recipe, test its best state, and leave an MLflow run.
 
-    Exit code 0: finished. 1: failed; the run holds the traceback. 2: the recipe or the data need
-    mending. 130, 143: ended by Ctrl-C, by SIGTERM.
+    Exit code 0: finished. 1: failed; the run holds the traceback. 2: something needs mending, and
+    a sentence says what. 130, 138, 143: ended by Ctrl-C, SIGUSR1, SIGTERM after a checkpoint; go
+    on with --resume. 75: the same, and SLURM starts the job again.
 
     Example: lit-imgproc train classification/resnet20_fashion_mnist trainer.max_epochs=3
     """
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    from lit_imgproc.recipes.experiment import load_recipe
+    from lit_imgproc.errors import UserError
+    from lit_imgproc.recipes.experiment import load_recipe, resume_run
     from lit_imgproc.recipes.ranks import RankFailed
     from lit_imgproc.recipes.run import default_store
 
-    experiment = load_recipe(recipe, *(overrides or ()), toy=toy)
+    values = list(overrides or ())
+    if resume is not None and (recipe is None or "=" in recipe):
+        values = [recipe, *values] if recipe is not None else values
+        store = [value.partition("=")[2] for value in values if value.startswith("tracking.uri=")]
+        experiment = resume_run(resume, *values, uri=store[-1] if store else None)
+        resume = None
+    elif recipe is None:
+        raise UserError("a recipe is needed: see `lit-imgproc list`; or --resume RUN")
+    else:
+        experiment = load_recipe(recipe, *values, toy=toy)
     try:
-        run = experiment.train()
+        run = experiment.train(resume=resume)
     except BaseException as error:
         if as_json and experiment.run_id is not None:
             print(json.dumps(_result(experiment.result())))
-        if isinstance(error, SIGTERMException):
-            raise typer.Exit(143) from None
         if isinstance(error, RankFailed):
             print(error, file=sys.stderr)
-            raise typer.Exit(error.code if error.code in (2, 130, 143) else 1) from None
+            raise typer.Exit(2 if error.code == 2 else 1) from None
         raise
     for name, value in run.metrics.items():
         if name.startswith("test/") and name.count("/") == 1:

@@ -4,25 +4,33 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from filelock import FileLock
 
+from lit_imgproc import slurm
 from lit_imgproc.data.base import ImageDataModule
+from lit_imgproc.errors import TrainingFailed
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes import ranks
+from lit_imgproc.recipes.batch_size import find_batch_size
 from lit_imgproc.recipes.build import build, fill
 from lit_imgproc.recipes.compose import Composed, compose
+from lit_imgproc.recipes.memory import out_of_memory
 from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.recipes.references import from_environment
 from lit_imgproc.recipes.registry import resolve
+from lit_imgproc.recipes.resume import Resumption, resumption, same_experiment
 from lit_imgproc.recipes.run import DEFAULT_STORE, Run, load_run, rebuild
 from lit_imgproc.recipes.schema import validate
+from lit_imgproc.recipes.text import dump
+from lit_imgproc.signals import REQUEUED, Heard, Interrupted, heard
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -49,8 +57,31 @@ def load_recipe(recipe: str | Path, *overrides: str, toy: bool = False) -> "Expe
     return Experiment(composed)
 
 
+def resume_run(run: str | Path, *overrides: str, uri: str | None = None) -> "Experiment":
+    """The experiment of a run, to go on from its last whole checkpoint with ``train()``.
+
+    Args:
+        run: the first characters of its id, or a checkpoint file.
+        overrides: ``key=value``, of what may change: see `recipes.resume`.
+        uri: the store; ``MLFLOW_TRACKING_URI`` or the local ``mlruns/mlflow.db`` unless given.
+
+    Raises:
+        RecipeError: everything that is wrong with the overrides, a line each.
+        UserError: there is nothing to go on from, or nothing left to do.
+    """
+    found = resumption(run, uri)
+    with tempfile.TemporaryDirectory(prefix="lit_imgproc-") as folder:
+        recipe = Path(folder, f"{found.run_id}.yaml")
+        recipe.write_text(dump(found.recipe))
+        experiment = load_recipe(recipe, *overrides)
+    experiment.origin = replace(experiment.origin, source=Path.cwd() / recipe.name)
+    experiment.resume(found)
+    return experiment
+
+
 log = logging.getLogger(__name__)
 
+JOB_TAG = "slurm.job"
 DEFAULT_TRACKING = {"experiment": "default", "uri": DEFAULT_STORE, "artifacts": None}
 
 
@@ -75,6 +106,8 @@ class Experiment:
         self.origin = Origin(composed.sources[0], [Path(sys.argv[0]).name, *sys.argv[1:]])
         self.run_id: str | None = None
         """The run, as soon as the tracker has begun one."""
+        self.resumption: Resumption | None = None
+        """The checkpoint that the training goes on from, and its run."""
         self._in_use: dict[str, Any] = {"trainer": {}} | from_environment(self.recipe)
 
     # What the recipe describes -------------------------------------------------------------------
@@ -87,6 +120,9 @@ class Experiment:
     @cached_property
     def datamodule(self) -> ImageDataModule:
         """The data, prepared: downloaded if need be, read and checked."""
+        if self._in_use["data"].get("batch_size") == "auto":
+            # From here on a number: it is recorded, and every rank gets the same.
+            self.recipe["data"] = self.recipe["data"] | {"batch_size": find_batch_size(self.recipe)}
         block = fill(self.recipe["data"], "datamodule", {"seed": self.seed})
         datamodule = cast(ImageDataModule, build(block, "datamodule"))
         datamodule.prepare()
@@ -100,7 +136,7 @@ class Experiment:
         pl.seed_everything(self.seed, workers=True, verbose=False)
         block = fill(self._in_use["model"], "module", self._facts)
         if str(block.get("weights")).startswith("run:"):
-            run = load_run(block["weights"].removeprefix("run:"), uri=self._tracking["uri"])
+            run = load_run(block["weights"].removeprefix("run:"), uri=self.store)
             block["weights"] = str(run.checkpoint)
             self.frozen["model"]["weights"] = f"run:{run.id}"  # the whole id, for good
         return cast(ImageModule, build(block, "module"))
@@ -116,15 +152,23 @@ class Experiment:
         It is a recipe itself: composed again, on another rank or next year, it gives this
         experiment.
         """
+        facts = self._facts  # first: reading the data may settle the batch size
         frozen = dict(self.recipe)
         frozen["data"] = fill(frozen["data"], "datamodule", {"seed": self.seed})
-        frozen["model"] = fill(frozen["model"], "module", self._facts)
+        frozen["model"] = fill(frozen["model"], "module", facts)
         return frozen
 
-    def trainer(self, tracker: "MLflowTracker | None" = None) -> "Trainer":
-        """A Lightning trainer with the recipe's options and callbacks."""
+    def trainer(
+        self, tracker: "MLflowTracker | None" = None, told: Heard | None = None
+    ) -> "Trainer":
+        """A Lightning trainer with the recipe's options and callbacks.
+
+        Args:
+            tracker: its logger.
+            told: the signals that end its training between two steps.
+        """
         import lightning.pytorch as pl
-        from lightning.pytorch.callbacks import ModelCheckpoint
+        from lightning.pytorch.callbacks import Checkpoint
 
         options = dict(self._in_use["trainer"])
         if options.get("strategy") == "model_parallel":
@@ -136,22 +180,26 @@ class Experiment:
             }
         if isinstance(options.get("strategy"), dict):
             options["strategy"] = build(options["strategy"], "strategy")
-        callbacks = self._callbacks()
+        callbacks = self._callbacks(told or Heard())
         quiet()
         return pl.Trainer(
             **options,
             logger=tracker or False,
             callbacks=callbacks,
-            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+            plugins=_environment(),
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             use_distributed_sampler=False,  # the datamodule deals its batches out to the ranks
         )
 
-    def _callbacks(self) -> "list[Callback]":
+    def _callbacks(self, told: Heard) -> "list[Callback]":
         from lightning.pytorch.callbacks import WeightAveraging
 
+        from lit_imgproc.callbacks.failure import FailingBatch
         from lit_imgproc.callbacks.progress import Progress
-        from lit_imgproc.callbacks.recipe import RecipeInCheckpoint
+        from lit_imgproc.callbacks.run import RunInCheckpoint
         from lit_imgproc.callbacks.seeding import StepSeed
+        from lit_imgproc.callbacks.skipped import SkippedImages
+        from lit_imgproc.callbacks.stop import Stop
 
         asked = [
             build(block, "callback") for block in (self._in_use.get("callbacks") or {}).values()
@@ -159,33 +207,77 @@ class Experiment:
         # The average must be taken out again after every other callback has looked at it.
         asked.sort(key=lambda callback: isinstance(callback, WeightAveraging))
         return [
+            FailingBatch(),  # first, so that it knows the batch that another one fails at
+            SkippedImages(),
             StepSeed(self.seed),
-            RecipeInCheckpoint(self.frozen, self.run_id),
+            RunInCheckpoint(self.frozen, self.run_id),
             Progress(),
             *cast("list[Callback]", asked),
+            Stop(told),
         ]
 
     # Training ------------------------------------------------------------------------------------
 
-    def train(self) -> Run:
+    def train(self, *, resume: str | Path | None = None) -> Run:
         """Train, test the best state, and leave an MLflow run; on several ranks if asked.
 
         Ranks are processes that this one starts, so that it works alike from a script, a notebook
         and the command line. In a script that ``torchrun`` has started, this process is a rank.
+
+        A job that SLURM starts again goes on with the run that it had begun.
+
+        Args:
+            resume: a run, by the first characters of its id, or a checkpoint file: go on with
+                that run from its last whole checkpoint. The recipe has to be the run's.
+
+        Raises:
+            Interrupted: a signal asked for an end.
+            KeyboardInterrupt: so did Ctrl-C.
+            TrainingFailed: memory ran out, or the loss is not finite.
         """
         options = self._in_use["trainer"]
         count = ranks.asked(options)
+        if resume is None and slurm.restarted() and (run := self._of_this_job()) is not None:
+            resume = run.id
+        if resume is not None:
+            self.resume(resumption(resume, self.store))
         self._settle()
         several = count > 1 or int(options.get("num_nodes") or 1) > 1
         if several and "TORCHELASTIC_RUN_ID" not in os.environ:
-            try:
-                self.run_id = ranks.launch(self.frozen, count, self.origin)
-            except ranks.RankFailed as error:
-                self.run_id = error.run_id
-                raise
+            self._train_on_ranks(count)
         else:
             self.run_here()
         return self.result()
+
+    def _train_on_ranks(self, count: int) -> None:
+        outcome = ranks.launch(self.frozen, count, self.origin, self.resumption)
+        self.run_id = outcome.run_id
+        if outcome.code and outcome.told == signal.SIGINT:
+            raise KeyboardInterrupt
+        if outcome.code and outcome.told is not None:
+            raise Interrupted(outcome.told, outcome.code if outcome.code == REQUEUED else None)
+        if outcome.code or self.run_id is None:
+            if self.run_id is not None:
+                # The first rank may have been killed, or ended by torchrun for another's failure.
+                tracker = self._tracker(self.run_id)
+                if outcome.traceback is not None:
+                    tracker.log_text(outcome.traceback, "provenance/traceback.txt")
+                tracker.end("FAILED")
+            raise ranks.RankFailed(outcome.code, self.run_id)
+
+    def resume(self, resumption: Resumption) -> None:
+        """Let the training go on from a checkpoint, in the run that the checkpoint is of.
+
+        Raises:
+            UserError: the run was another experiment.
+        """
+        if self._in_use["data"].get("batch_size") == "auto":
+            found = {"batch_size": resumption.recipe["data"]["batch_size"]}
+            self.recipe["data"] = self.recipe["data"] | found
+            self._in_use["data"] = self._in_use["data"] | found
+        self._settle()
+        same_experiment(resumption, self.frozen)
+        self.resumption = resumption
 
     def run_here(self, announce: Path | None = None) -> None:
         """Train in this process, alone or as one of the ranks that have been started.
@@ -193,31 +285,55 @@ class Experiment:
         Args:
             announce: a file to write the id of the run to, as JSON, as soon as there is one.
         """
+        self._settle()
+        try:
+            self._train_recorded(announce)
+        except RuntimeError as error:
+            if (sentence := out_of_memory(error, self.frozen)) is None:
+                raise
+            raise TrainingFailed(sentence) from error
+
+    def _train_recorded(self, announce: Path | None) -> None:
         from lit_imgproc.tracking.ending import recorded
         from lit_imgproc.tracking.system import system_metrics
 
-        self._settle()
-        tracker = self._tracker()
-        self.run_id = tracker.version  # None on other ranks than 0
-        with recorded(tracker), system_metrics(tracker):
-            if self.run_id is not None:
-                if announce is not None:
-                    announce.write_text(json.dumps({"run_id": self.run_id}))
-                self._record(tracker)
-            trainer = self.trainer(tracker)
-            trainer.fit(self.module, datamodule=self.datamodule)
+        with heard() as told:
+            tracker = self._tracker(self.resumption.run_id if self.resumption else None)
+            self.run_id = tracker.version if tracker.is_open else None  # on rank 0 alone
+            with recorded(tracker, told), system_metrics(tracker):
+                if self.run_id is not None:
+                    if announce is not None:
+                        announce.write_text(json.dumps({"run_id": self.run_id}))
+                    self._record(tracker)
+                if self.resumption is not None and self.resumption.checkpoint is None:
+                    tracker.rewind({})
+                trainer = self.trainer(tracker, told)
+                try:
+                    self._fit_and_test(trainer)
+                finally:
+                    tracker.publish("checkpoints")
+                best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+                if trainer.is_global_zero and best:
+                    self._log_model(tracker, Path(best))
+                self.run_id = trainer.strategy.broadcast(self.run_id)
+
+    def _fit_and_test(self, trainer: "Trainer") -> None:
+        last = None if self.resumption is None else self.resumption.checkpoint
+        trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=last, weights_only=True)
+        if "test" in self.datamodule.splits():
             best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-            if "test" in self.datamodule.splits():
-                trainer.test(self.module, datamodule=self.datamodule, ckpt_path=best, verbose=False)
-            tracker.publish("checkpoints")
-            if trainer.is_global_zero and best is not None:
-                self._log_model(tracker, Path(best))
-            self.run_id = trainer.strategy.broadcast(self.run_id)
+            trainer.test(
+                self.module,
+                datamodule=self.datamodule,
+                ckpt_path=best,
+                weights_only=True,
+                verbose=False,
+            )
 
     def result(self) -> Run:
         """The run that this experiment left or is leaving, however it ended."""
         assert self.run_id is not None
-        return load_run(self.run_id, uri=self._tracking["uri"])
+        return load_run(self.run_id, uri=self.store)
 
     def _settle(self) -> None:
         """Write down what the module settled itself: how pretrained weights see an image."""
@@ -227,7 +343,8 @@ class Experiment:
             "std": normalization.std.flatten().tolist(),
         }
 
-    def _tracker(self) -> "MLflowTracker":
+    def _tracker(self, run_id: str | None) -> "MLflowTracker":
+        """A new run, or the one of that id."""
         from lit_imgproc.tracking.logger import MLflowTracker
 
         tracking = self._tracking
@@ -235,26 +352,43 @@ class Experiment:
         tags = {"recipe": header.get("title"), "system": header.get("system")}
         # As the recipe writes them: a reference to the environment may stand for a secret.
         own = (self.recipe.get("tracking") or {}).get("tags") or {}
+        if (job := slurm.job()) is not None:
+            tags[JOB_TAG] = job
         return MLflowTracker(
             experiment=tracking["experiment"],
-            uri=tracking["uri"],
+            uri=self.store,
             artifacts=tracking.get("artifacts"),
             run_name=tracking.get("run_name") or self.origin.source.stem,
             tags={k: v for k, v in tags.items() if v} | own,
+            run_id=run_id,
         )
+
+    def _of_this_job(self) -> Run | None:
+        """The run that this SLURM job had begun before it was put into the queue again."""
+        from lit_imgproc.tracking.records import tagged_run
+
+        found = tagged_run(self.store, JOB_TAG, str(slurm.job()))
+        if found is None or found.info.status == "FINISHED":
+            return None
+        return Run(found, self.store)
 
     def _record(self, tracker: "MLflowTracker") -> None:
         """Write down what was run, on what, from where, before the first step."""
         from lit_imgproc.tracking.dataset import log_dataset
-        from lit_imgproc.tracking.provenance import collect, log_provenance
+        from lit_imgproc.tracking.provenance import collect, log_provenance, log_resumed
 
+        provenance = collect(self.origin.source, self.origin.command)
+        if self.resumption is not None and self.resumption.checkpoint is not None:
+            tracker.log_dict(self.frozen, "recipe.yaml")
+            log_resumed(tracker, provenance, self.resumption.step)
+            return
         # What it is called and where it is recorded are tags and places, not parameters.
         tracker.log_hyperparams(
             {key: self.frozen[key] for key in self.frozen if key not in ("recipe", "tracking")}
         )
         tracker.log_dict(self.frozen, "recipe.yaml")
         tracker.log_dict(self.datamodule.input_spec().to_dict(), "input.json")
-        log_provenance(tracker, collect(self.origin.source, self.origin.command))
+        log_provenance(tracker, provenance)
         log_dataset(
             tracker,
             name=self.recipe["data"]["name"],
@@ -268,15 +402,15 @@ class Experiment:
         from lit_imgproc.tracking.model import log_model
 
         module = rebuild(self.frozen, checkpoint)
-        dataset = self.datamodule.dataset("val")
-        pair = [dataset[i % len(dataset)]["image"] for i in range(2)]
+        count = self.datamodule.splits()["val"]
+        pair = self.datamodule.batch("val", [0, 1 % count])["image"]
         try:
             log_model(
                 tracker,
                 network=module.export_network(),
                 input_spec=self.datamodule.input_spec(),
                 class_names=self.datamodule.facts()["class_names"],
-                example=torch.stack(pair).permute(0, 2, 3, 1).numpy(),
+                example=pair.permute(0, 2, 3, 1).numpy(),
                 register=self._tracking.get("register"),
                 alias=self._tracking.get("alias"),
             )
@@ -286,9 +420,24 @@ class Experiment:
             tracker.set_tag("model.error", str(error)[:500])
 
     @property
+    def store(self) -> str:
+        """The MLflow store that the run is recorded in."""
+        return str(self._tracking["uri"])
+
+    @property
     def _tracking(self) -> dict[str, Any]:
         """Where to record: the local store, where the recipe says nothing."""
         return {**DEFAULT_TRACKING, **(self._in_use.get("tracking") or {})}
+
+
+def _environment() -> list[Any]:
+    """SLURM's ranks as they are, without Lightning's requeuing from within a signal handler."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def _toy_data(datamodule: type[ImageDataModule]) -> Path:

@@ -1,22 +1,32 @@
 """Several ranks of one experiment on this machine, each a process with the same frozen recipe."""
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 import yaml
 
 from lit_imgproc.errors import UserError
+from lit_imgproc.signals import ENDING, install
 
 if TYPE_CHECKING:
     from lit_imgproc.recipes.experiment import Origin
+    from lit_imgproc.recipes.resume import Resumption
+
+
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
+_PR_SET_PDEATHSIG = 1
 
 
 class RankFailed(Exception):
@@ -26,7 +36,23 @@ class RankFailed(Exception):
         where = f"run {run_id} holds the traceback" if run_id else "no run was begun"
         super().__init__(f"a rank ended with exit code {code}; {where}")
         self.code = code
-        self.run_id = run_id
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the ranks ended.
+
+    Args:
+        run_id: the run, if one was begun.
+        code: 0, or what the first rank or else torchrun ended with.
+        told: the signal that this process was sent and passed on.
+        traceback: of the rank that failed first.
+    """
+
+    run_id: str | None
+    code: int
+    told: int | None
+    traceback: str | None
 
 
 def asked(options: dict[str, Any]) -> int:
@@ -42,14 +68,16 @@ def asked(options: dict[str, Any]) -> int:
     return int(devices)
 
 
-def launch(frozen: dict[str, Any], count: int, origin: "Origin") -> str:
-    """Start the ranks, wait for them, and return the id of the run.
+def launch(
+    frozen: dict[str, Any], count: int, origin: "Origin", resumption: "Resumption | None" = None
+) -> Outcome:
+    """Start the ranks and wait for them.
 
-    Signals that ask this process to end are passed on to the ranks, which mark the run themselves.
+    Signals that ask this process to end are passed on to the ranks, which end together and mark
+    the run themselves.
 
     Raises:
         UserError: several nodes are asked for; they cannot be started from one.
-        RankFailed: a rank ended with another exit code than 0.
     """
     if int(frozen["trainer"].get("num_nodes") or 1) > 1:
         raise UserError(
@@ -64,21 +92,53 @@ def launch(frozen: dict[str, Any], count: int, origin: "Origin") -> str:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={count}", "-m", "lit_imgproc.worker", str(recipe)]
         command += ["--origin", note, "--result", str(result)]
+        if resumption is not None:
+            command += ["--resume", str(resumption.checkpoint or resumption.run_id)]
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)), **os.environ}
-        process = subprocess.Popen(command, env=environment)
+        # A session of their own: Ctrl-C in a terminal reaches them through this process alone.
+        # torchrun itself passes signals on too, but kills the ranks half a minute later.
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, preexec_fn=_end_with_parent
+        )
+        told = _pass_signals_on(process)
+        ended = json.loads(result.read_text()) if result.exists() else {}
+        failures = sorted(Path(folder).glob("traceback-*.txt"), key=lambda f: f.stat().st_mtime_ns)
+        code = process.wait()
+        return Outcome(
+            run_id=ended.get("run_id"),
+            code=ended.get("code", code) if code else 0,
+            told=told,
+            traceback=failures[0].read_text() if failures else None,
+        )
 
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            process.send_signal(number)
 
-        before = signal.signal(signal.SIGTERM, pass_on)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to the ranks as well
-            process.wait()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        run_id = json.loads(result.read_text())["run_id"] if result.exists() else None
-        if code != 0 or run_id is None:
-            raise RankFailed(code, run_id)
-        return str(run_id)
+def _end_with_parent() -> None:
+    """Let Linux send SIGTERM to torchrun when this process dies; else the ranks would go on."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _pass_signals_on(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for torchrun; what this process is told meanwhile is told to the ranks below it."""
+    told: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        ranks = psutil.Process(process.pid).children()
+        for rank in ranks:
+            rank.send_signal(number)
+        if not ranks:  # not started yet
+            process.terminate()
+
+    if threading.current_thread() is not threading.main_thread():
+        process.wait()
+        return None
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        install(number, pass_on)
+    try:
+        process.wait()
+    finally:
+        for number, handler in before.items():
+            install(number, handler)
+    return told[0] if told else None

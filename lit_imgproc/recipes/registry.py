@@ -45,6 +45,7 @@ TABLES: dict[str, dict[str, str]] = {
         "checkpoint": "lit_imgproc.callbacks.checkpoint:Checkpoint",
         "ema": "lit_imgproc.callbacks.ema:EMA",
         "explain": "lit_imgproc.callbacks.explain:Explain",
+        "nonfinite": "lit_imgproc.callbacks.nonfinite:NonFinite",
         "predictions": "lit_imgproc.callbacks.predictions:Predictions",
         "throughput": "lit_imgproc.callbacks.throughput:Throughput",
         "unfreeze": "lit_imgproc.callbacks.unfreeze:GradualUnfreeze",

@@ -13,6 +13,7 @@ import yaml
 from mlflow.entities import Run as Record
 from numpy.typing import NDArray
 
+from lit_imgproc import checkpoints
 from lit_imgproc.data.base import ImageDataModule
 from lit_imgproc.data.decode import IMAGE_SUFFIXES, read_image
 from lit_imgproc.errors import UserError
@@ -20,7 +21,13 @@ from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes.build import build
 from lit_imgproc.recipes.quiet import quiet
-from lit_imgproc.tracking.records import RunNotFound, add_metrics, artifact_file, find_run
+from lit_imgproc.tracking.records import (
+    RunNotFound,
+    add_metrics,
+    artifact_file,
+    checkpoint_folder,
+    find_run,
+)
 
 DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
 Images = str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]]
@@ -49,8 +56,7 @@ def default_store() -> str:
 def rebuild(recipe: dict[str, Any], checkpoint: Path) -> ImageModule:
     """The module of a frozen recipe in the state of a checkpoint, in eval mode, on the CPU."""
     module = cast(ImageModule, build(recipe["model"] | {"weights": None}, "module"))
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module.load_state_dict(saved["state_dict"])
+    module.load_state_dict(checkpoints.read(checkpoint)["state_dict"])
     return module.eval()
 
 
@@ -102,6 +108,33 @@ class Run:
             except RunNotFound:
                 continue
         raise RunNotFound(f"run {self.id} ({self.status}) has left no checkpoint")
+
+    def last_checkpoint(self) -> Path | None:
+        """The last checkpoint that is whole, None where the run ended before its first one.
+
+        Damaged ones are named and passed over.
+
+        Raises:
+            CheckpointError: none is whole.
+        """
+        folder = checkpoint_folder(self.record)
+        if not folder.is_dir():
+            try:
+                folder = artifact_file(self.record, "checkpoints", self.uri)
+            except RunNotFound:
+                return None
+        paths = checkpoints.last(folder)
+        return checkpoints.newest_whole(paths) if paths else None
+
+    def resume(self, *overrides: str) -> "Run":
+        """Go on with the training from its last whole checkpoint, to its end.
+
+        Args:
+            overrides: ``key=value``, of what may change, such as ``trainer.devices=2``.
+        """
+        from lit_imgproc.recipes.experiment import resume_run
+
+        return resume_run(self.id, *overrides, uri=self.uri).train()
 
     @cached_property
     def module(self) -> ImageModule:
@@ -165,8 +198,8 @@ class Run:
         )
         trainer.test(self.module, datamodule=self.datamodule, verbose=False)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        add_metrics(self.record, metrics, step=saved["global_step"], uri=self.uri)
+        step = checkpoints.read(self.checkpoint)["global_step"]
+        add_metrics(self.record, metrics, step=step, uri=self.uri)
         return metrics
 
     def _opened(self, images: Images) -> Iterator[tuple[str, NDArray[np.uint8]]]:

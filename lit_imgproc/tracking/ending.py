@@ -1,98 +1,78 @@
-"""A run that ends as what it was: FINISHED, FAILED, or KILLED."""
+"""A run that ends as what it was: FINISHED, FAILED, KILLED, or open for the scheduler."""
 
+import logging
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
+from lit_imgproc import slurm
+from lit_imgproc.signals import REQUEUED, Heard, Interrupted, unheard
 from lit_imgproc.tracking.logger import MLflowTracker
 
-Handler = Callable[[int, FrameType | None], object] | int | None
+log = logging.getLogger(__name__)
 
 
 @contextmanager
-def recorded(tracker: MLflowTracker) -> Iterator[MLflowTracker]:
+def recorded(tracker: MLflowTracker, told: Heard) -> Iterator[None]:
     """End ``tracker``'s run by how the block ends, and let its exception through.
 
-    FINISHED: the block ended. KILLED: by Ctrl-C or SIGTERM. FAILED: by any other exception, whose
-    traceback becomes the artifact ``provenance/traceback.txt``.
+    FINISHED: the block ended. KILLED: by Ctrl-C, SIGTERM or SIGUSR1. FAILED: by any other
+    exception, whose traceback becomes the artifact ``provenance/traceback.txt``. On SIGUSR1 in a
+    SLURM job, the job is put into the queue again and the run stays RUNNING.
 
-    Lightning turns Ctrl-C into ``SystemExit(1)`` raised while the KeyboardInterrupt is handled, so
-    that its context still tells; it leaves here as the KeyboardInterrupt it was. SIGTERM raises
-    Lightning's SIGTERMException anywhere in the block. Within ``Trainer.fit`` Lightning's own
-    handler is in charge, which raises it at the end of the batch.
+    Ctrl-C leaves as KeyboardInterrupt, whatever Lightning has made of it; other signals leave as
+    :class:`~lit_imgproc.signals.Interrupted`.
+
+    Args:
+        tracker: the run.
+        told: the signals that this process was sent.
     """
-    told_to_end = False
-
-    def terminate(signum: int, frame: FrameType | None) -> None:
-        nonlocal told_to_end
-        told_to_end = True
-        # Lightning's handler calls the one that was there before it, too. While it is installed it
-        # ends the fit itself, at a batch boundary.
-        if signal.getsignal(signal.SIGTERM) is terminate:
-            raise SIGTERMException
-
-    previous = _set(signal.SIGTERM, terminate)
     try:
-        yield tracker
+        yield
     except BaseException as error:
-        interrupt = _interrupt_behind(error)
-        if isinstance(error, RuntimeError):
-            # A SIGTERM to the whole process group, as a scheduler sends it, ends the workers of a
-            # loader too, and their death may be noticed before the signal is.
-            with suppress(SIGTERMException):
+        if told.number is None and isinstance(error, RuntimeError):
+            # A signal to the whole process group, as a scheduler sends it, ends other ranks too,
+            # and their death may be noticed before the signal is.
+            with suppress(KeyboardInterrupt, Interrupted):
                 time.sleep(0.2)
-        with _uninterrupted():
-            if interrupt is not None or told_to_end or isinstance(error, SIGTERMException):
-                tracker.end("KILLED")
-            elif isinstance(error, SystemExit) and not error.code:
+        number = told.number or _number(error)
+        with unheard():
+            if number is not None:
+                code = _interrupted(tracker, number)
+                if number == signal.SIGINT:
+                    raise KeyboardInterrupt from None
+                raise Interrupted(number, code) from None
+            if isinstance(error, SystemExit) and not error.code:
                 tracker.end("FINISHED")
             else:
                 tracker.log_text(traceback.format_exc(), "provenance/traceback.txt")
                 tracker.end("FAILED")
-        if interrupt is not None and interrupt is not error:
-            raise interrupt from None
-        if told_to_end and not isinstance(error, SIGTERMException):
-            raise SIGTERMException from error
         raise
     else:
-        with _uninterrupted():
+        with unheard():
             tracker.end("FINISHED")
-    finally:
-        _set(signal.SIGTERM, previous)
 
 
-def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """The Ctrl-C that ``error`` is, or that Lightning was handling when it raised SystemExit."""
-    if isinstance(error, KeyboardInterrupt):
-        return error
-    context = error.__context__
-    if isinstance(error, SystemExit) and isinstance(context, KeyboardInterrupt):
-        return context
-    return None
+def _number(error: BaseException) -> int | None:
+    """The signal that an exception stands for, where no handler could be installed."""
+    if isinstance(error, Interrupted):
+        return error.number
+    # Lightning raises SystemExit while it handles a KeyboardInterrupt.
+    source = error.__context__ if isinstance(error, SystemExit) else error
+    return signal.SIGINT if isinstance(source, KeyboardInterrupt) else None
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let the last writes and the status through, though the impatient press Ctrl-C again.
-
-    The time is bounded: a store that does not answer is given up after half a minute.
-    """
-    interrupt, terminate = _set(signal.SIGINT, signal.SIG_IGN), _set(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        _set(signal.SIGINT, interrupt)
-        _set(signal.SIGTERM, terminate)
-
-
-def _set(number: signal.Signals, handler: Handler) -> Handler:
-    """Install a signal handler where that is possible, in the main thread; return the former."""
-    if threading.current_thread() is not threading.main_thread() or handler is None:
+def _interrupted(tracker: MLflowTracker, number: int) -> int | None:
+    """End the run, or put its job into the queue again; the exit code where it is another one."""
+    job = slurm.job() if number == signal.SIGUSR1 else None
+    # The first rank asks for all. SLURM then ends the job, within its own time.
+    refusal = slurm.requeue(job) if job and tracker.is_open else None
+    if refusal is not None:
+        log.warning("SLURM does not requeue job %s, go on with `--resume`: %s", job, refusal)
+    if job is None or refusal is not None:
+        tracker.end("KILLED")
         return None
-    return signal.signal(number, handler)
+    tracker.end(None)
+    return REQUEUED

@@ -98,6 +98,20 @@ def log_provenance(tracker: MLflowTracker, provenance: Provenance) -> None:
         tracker.set_tag("mlflow.source.git.branch", git.branch)
 
 
+def log_resumed(tracker: MLflowTracker, provenance: Provenance, step: int) -> None:
+    """Log what went on with a run, from which step, beside what it was begun with."""
+    git = provenance.git
+    state = {
+        "step": step,
+        "command": shlex.join(provenance.command),
+        "hardware": provenance.hardware,
+        "packages": provenance.packages,
+        "git": None if git is None else asdict(git),
+    }
+    tracker.log_dict(state, f"provenance/resumed_at_step_{step}.json")
+    tracker.set_tag("resumed", f"at step {step}")
+
+
 def _git(folder: Path) -> Git | None:
     root = _run_git(folder, "rev-parse", "--show-toplevel")
     if not root:

@@ -14,7 +14,14 @@ from mlflow.tracking import MlflowClient
 
 from lit_imgproc.errors import UserError
 from lit_imgproc.tracking.names import entity_name
-from lit_imgproc.tracking.store import SQLITE, local_path, open_client, redact, sqlite_file
+from lit_imgproc.tracking.store import (
+    SQLITE,
+    local_path,
+    open_client,
+    redact,
+    sqlite_file,
+    staged_artifacts,
+)
 
 MOST_NAMED = 5  # runs that an ambiguous prefix is answered with
 PAGE = 1000
@@ -113,6 +120,30 @@ def artifact_file(run: Run, path: str, uri: str) -> Path:
     except (MlflowException, OSError) as error:
         raise RunNotFound(f"{missing} that can be fetched: {error}") from error
     return Path(fetched)
+
+
+def checkpoint_folder(run: Run) -> Path:
+    """Where a training on this machine has written, or would write, the checkpoints of a run."""
+    folder = local_path(run.info.artifact_uri)
+    if folder is None:
+        folder = staged_artifacts(run.info.run_id)
+    return folder / "checkpoints"
+
+
+def tagged_run(uri: str, tag: str, value: str) -> Run | None:
+    """The newest run whose ``tag`` has that value, in any experiment.
+
+    Raises:
+        StoreUnavailable: The store does not answer.
+    """
+    client = open_client(uri, create=True)
+    runs = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        filter_string=f"tags.`{tag}` = '{value}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return runs[0] if runs else None
 
 
 def add_metrics(run: Run, metrics: dict[str, float], *, step: int, uri: str) -> None:

@@ -25,6 +25,7 @@ print("heavy:", [name for name in heavy if name in sys.modules])
         ["show", "--help"],
         ["check", "--help"],
         ["schema", "--help"],
+        ["doctor", "--help"],
     ],
 )
 def test_text_verbs_import_nothing_heavy(arguments):

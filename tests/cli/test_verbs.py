@@ -150,10 +150,10 @@ def test_usage_errors_end_with_2(run):
 
 
 def test_completion_of_recipe_names():
-    from lit_imgproc.cli.arguments import _complete
+    from lit_imgproc.cli.arguments import complete_recipe
 
-    assert "quickstart" in _complete("quick")
-    assert _complete("zzz") == []
+    assert "quickstart" in complete_recipe("quick")
+    assert complete_recipe("zzz") == []
 
 
 def test_ctrl_c_is_130(run, monkeypatch):

@@ -269,9 +269,10 @@ def test_the_confusion_matrix_is_a_figure(trained, tmp_path):
 
 def test_checkpoints_are_plain_data_that_say_what_they_are(trained, read):
     recipe = yaml.safe_load(read("recipe.yaml"))
-    assert files(trained, "checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
+    names = ["best", "last-1", "last"]
+    assert files(trained, "checkpoints") == [f"checkpoints/{name}.ckpt" for name in names]
     saved = {}
-    for name in ("best", "last"):
+    for name in names:
         path = f"checkpoints/{name}.ckpt"
         file = trained.client.download_artifacts(trained.run.id, path)
         saved[name] = torch.load(file, map_location="cpu", weights_only=True)

@@ -172,6 +172,10 @@ class Classifier(ImageModule):
             return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)
         return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
 
+    @override
+    def on_train_start(self) -> None:
+        self.on_train_epoch_start()  # for an epoch that goes on
+
     def on_train_epoch_start(self) -> None:
         """Keep the statistics of frozen batch norms: what does not learn must not drift either."""
         for layer in self.network.modules():
