@@ -36,7 +36,7 @@ imports: $(INSTALLED)  ## a floor imports only from floors below it
 test: $(INSTALLED)  ## the whole test suite but for what is marked slow
 	$(TEST_ENV) $(BIN)/pytest -n $(JOBS) --dist worksteal -m 'not slow'
 
-test-slow: $(INSTALLED)  ## what takes minutes: training to recorded figures
+test-slow: $(INSTALLED)  ## what takes minutes: training to recorded figures, more endings of ranks
 	$(TEST_ENV) $(BIN)/pytest -m slow
 
 check: lint types imports test  ## everything that CI runs

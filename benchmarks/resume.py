@@ -30,13 +30,13 @@ DATA = os.environ.get("LIT_IMGPROC_DATA", str(HERE.parents[2] / "shared" / "data
 
 RECIPE = (
     "classification/convnet_fashion_mnist", f"data.root={DATA}/fashion_mnist",
-    "trainer.max_epochs=2", "trainer.limit_train_batches=120", "trainer.limit_val_batches=10",
-    "trainer.limit_test_batches=10", "trainer.val_check_interval=40",
+    "trainer.max_epochs=4", "trainer.limit_train_batches=200", "trainer.limit_val_batches=10",
+    "trainer.limit_test_batches=10", "trainer.val_check_interval=20",
     "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=3", "model.mixup=0.2",
     "callbacks.ema.decay=0.95", "callbacks.checkpoint.every_n_steps=7", "data.batch_size=32",
     "trainer.accelerator=cpu", "trainer.enable_model_summary=false",
 )  # fmt: skip
-STEPS = 120  # optimizer steps of the whole training
+STEPS = 400  # optimizer steps of the whole training
 AMID_A_STEP = ("on_train_batch_start", "on_after_backward", "on_before_optimizer_step",
                "on_before_zero_grad", "on_train_batch_end", "on_step_end")  # fmt: skip
 AMID_A_VALIDATION = ("on_validation_start", "on_validation_batch_end", "on_validation_epoch_end",
@@ -97,7 +97,7 @@ def kill_by_the_clock(process, moment, folder, ranks, random_):
     begun = time.time()
     while process.poll() is None and not saved_since(begun, folder):
         time.sleep(0.05)
-    time.sleep(3 * moment["wait"])
+    time.sleep(moment["wait"] / 2)
     if process.poll() is not None:
         return
     if ranks == 1:

@@ -27,9 +27,13 @@ class Stop(StepCallback):
         self._agreement = Agreement()
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        # Lightning's own handler speaks to other ranks from within the handler, which can hang.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+    @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has installed a handler of its own, which broadcasts from within the handler.
-        self.heard.listen()
         self.heard.deferred = True
         self._agreement.begin(trainer)
 

@@ -17,6 +17,7 @@ LOOKS = (
     "hardware:gpus",
     "hardware:job",
     "storage:store",
+    "storage:spool",
     "storage:disk",
     "software:extras",
 )

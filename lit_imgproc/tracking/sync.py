@@ -79,8 +79,7 @@ def sync(run: str | None, uri: str | None) -> list[Delivery]:
     Raises:
         UserError: No spool, or more than one, is that of ``run``.
     """
-    waiting = sorted(path.parent for path in Path(STAGING).glob("*/spool/journal.jsonl"))
-    folders = [folder for folder in waiting if folder.parent.name.startswith(run or "")]
+    folders = [folder for folder in _spools() if folder.parent.name.startswith(run or "")]
     if run is not None and len(folders) != 1:
         found = ", ".join(folder.parent.name for folder in folders) or "none"
         raise UserError(
@@ -101,6 +100,30 @@ def sync(run: str | None, uri: str | None) -> list[Delivery]:
                 deliveries.append(_deliver(spool, stores))
             spool.close()
     return deliveries
+
+
+def undelivered() -> list[str]:
+    """The runs of the working folder whose processes are gone and have left something to deliver.
+
+    A spool that cannot be read counts.
+    """
+    found = []
+    for folder in _spools():
+        try:
+            spool = Spool(folder)
+        except FolderInUse:
+            continue
+        except SpoolError:
+            found.append(folder.parent.name)
+            continue
+        if spool.waiting.total():
+            found.append(folder.parent.name)
+        spool.close()
+    return found
+
+
+def _spools() -> list[Path]:
+    return sorted(path.parent for path in Path(STAGING).glob("*/spool/journal.jsonl"))
 
 
 class _Stores:

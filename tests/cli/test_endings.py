@@ -212,7 +212,9 @@ def test_a_job_that_slurm_does_not_requeue_is_killed(train, tmp_path):
 RANKS = ("trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=16")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGUSR1]
+)
 def test_two_ranks_end_at_the_same_step_and_go_on(train, number):
     training = train(*LONG, *RANKS)
     training.wait_for_a_checkpoint()
@@ -226,7 +228,7 @@ def test_two_ranks_end_at_the_same_step_and_go_on(train, number):
     assert checkpoints.read(run.last_checkpoint())["global_step"] == 4 * (step // 4 + 2)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rank_that_is_killed_makes_the_run_failed_and_it_goes_on(train, rank):
     training = train(*LONG, *RANKS)
     training.wait_for_a_checkpoint()

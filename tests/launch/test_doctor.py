@@ -6,6 +6,7 @@ import threading
 from contextlib import closing
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from lit_imgproc.launch import doctor
 from lit_imgproc.launch.checks import Check, software, storage
 from lit_imgproc.launch.doctor import examine
+from lit_imgproc.tracking.spool import Header, Spool
 
 
 def test_everything_is_looked_at_and_nothing_is_left(store, tmp_path, monkeypatch):
@@ -237,3 +239,21 @@ def test_disks(tmp_path, monkeypatch, free, status):
     assert check.found.endswith("GB free for store and artifacts, data, toy data")
     (check,) = storage.disk("http://127.0.0.1:1")
     assert check.found.endswith("GB free for data, toy data")
+
+
+def test_what_is_not_delivered_yet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (check,) = storage.spool(None)
+    assert check == Check("spool", "ok", "nothing waits to be delivered")
+    for run, logs in (("a" * 32, True), ("b" * 32, False), ("c" * 32, True)):
+        place = Path("mlruns/staging", run, "spool")
+        spool = Spool(place, Header(run, "sqlite:///mlruns/mlflow.db", remote=False))
+        if logs:
+            spool.append({"op": "metrics", "time": 0, "step": 0, "values": {"loss": 0.5}})
+        if run[0] != "c":  # its process is alive
+            spool.close()
+    (check,) = storage.spool(None)
+    spool.close()
+    assert check == Check(
+        "spool", "warning", "not all delivered: aaaaaaaa", "run `lit-imgproc sync`"
+    )

@@ -14,6 +14,7 @@ import mlflow
 from lit_imgproc.launch.checks import Check, Status
 from lit_imgproc.recipes.run import default_store
 from lit_imgproc.tracking.store import SQLITE, StoreUnavailable, open_client, redact, sqlite_file
+from lit_imgproc.tracking.sync import undelivered
 
 GB = 10**9
 LITTLE, NEXT_TO_NOTHING = 5 * GB, GB // 2
@@ -42,6 +43,16 @@ def store(uri: str | None) -> Iterator[Check]:
         yield _server(uri, found)
     else:
         yield Check("store", "ok", found)
+
+
+def spool(uri: str | None) -> Iterator[Check]:
+    """Whether runs of this folder have logged what their store has not got yet."""
+    runs = undelivered()
+    if not runs:
+        yield Check("spool", "ok", "nothing waits to be delivered")
+        return
+    some = ", ".join(run[:8] for run in runs[:5]) + (", …" if len(runs) > 5 else "")
+    yield Check("spool", "warning", f"not all delivered: {some}", "run `lit-imgproc sync`")
 
 
 def disk(uri: str | None) -> Iterator[Check]:
