@@ -45,9 +45,8 @@ AMID_A_VALIDATION = ("on_validation_start", "on_validation_batch_end", "on_valid
 
 def child(task):
     """Train, and be killed at the moment that the task names."""
-    from lightning.pytorch import Callback
-
     from lit_imgproc import checkpoints, load_recipe
+    from lit_imgproc.callbacks.loop import StepCallback
     from lit_imgproc.recipes.experiment import Experiment
 
     left = task["count"]
@@ -62,7 +61,7 @@ def child(task):
         pass_on = checkpoints._Digested._pass_on
         checkpoints._Digested._pass_on = lambda self, block: (kill(), pass_on(self, block))
     elif task["kind"] == "hook":
-        killer = type("Killer", (Callback,), {task["hook"]: lambda self, *a, **k: kill()})
+        killer = type("Killer", (StepCallback,), {task["hook"]: lambda self, *a, **k: kill()})
         callbacks = Experiment._callbacks
         Experiment._callbacks = lambda self, told: [*callbacks(self, told), killer()]
     load_recipe(*task["recipe"]).train(resume=task["resume"])
