@@ -34,7 +34,7 @@ def main() -> None:
         experiment = load_recipe(arguments.recipe)
         if arguments.origin:
             note = json.loads(arguments.origin)
-            experiment.origin = Origin(Path(note["source"]), note["command"])
+            experiment.origin = Origin(Path(note["source"]), note["command"], note["digest"])
         if arguments.resume:
             experiment.resume(resumption(arguments.resume, experiment.store))
         experiment.run_here(announce=arguments.result)

@@ -1,7 +1,7 @@
 """The experiment: a recipe, composed and validated, that can be trained."""
 
+import hashlib
 import json
-import logging
 import os
 import shutil
 import signal
@@ -18,7 +18,7 @@ from lit_imgproc import slurm
 from lit_imgproc.data.base import ImageDataModule
 from lit_imgproc.errors import TrainingFailed
 from lit_imgproc.models.base import ImageModule
-from lit_imgproc.recipes import ranks
+from lit_imgproc.recipes import ranks, record
 from lit_imgproc.recipes.batch_size import find_batch_size
 from lit_imgproc.recipes.build import build, fill
 from lit_imgproc.recipes.compose import Composed, compose
@@ -27,7 +27,7 @@ from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.recipes.references import from_environment
 from lit_imgproc.recipes.registry import resolve
 from lit_imgproc.recipes.resume import Resumption, resumption, same_experiment
-from lit_imgproc.recipes.run import DEFAULT_STORE, Run, load_run, rebuild
+from lit_imgproc.recipes.run import DEFAULT_STORE, Run, load_run
 from lit_imgproc.recipes.schema import validate
 from lit_imgproc.recipes.text import dump
 from lit_imgproc.signals import REQUEUED, Heard, Interrupted, heard
@@ -79,18 +79,22 @@ def resume_run(run: str | Path, *overrides: str, uri: str | None = None) -> "Exp
     return experiment
 
 
-log = logging.getLogger(__name__)
-
-JOB_TAG = "slurm.job"
 DEFAULT_TRACKING = {"experiment": "default", "uri": DEFAULT_STORE, "artifacts": None}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an experiment came from, for the record: its recipe's file and the command."""
+    """Where an experiment came from, for the record.
+
+    Args:
+        source: the recipe's file.
+        command: as in ``sys.argv``.
+        digest: of the recipe as it was composed, before data filled in what it left open.
+    """
 
     source: Path
     command: list[str]
+    digest: str
 
 
 class Experiment:
@@ -103,7 +107,11 @@ class Experiment:
 
     def __init__(self, composed: Composed) -> None:
         self.recipe = composed.values
-        self.origin = Origin(composed.sources[0], [Path(sys.argv[0]).name, *sys.argv[1:]])
+        self.origin = Origin(
+            composed.sources[0],
+            [Path(sys.argv[0]).name, *sys.argv[1:]],
+            hashlib.sha256(composed.text().encode()).hexdigest(),
+        )
         self.run_id: str | None = None
         """The run, as soon as the tracker has begun one."""
         self.resumption: Resumption | None = None
@@ -237,8 +245,12 @@ class Experiment:
         """
         options = self._in_use["trainer"]
         count = ranks.asked(options)
-        if resume is None and slurm.restarted() and (run := self._of_this_job()) is not None:
-            resume = run.id
+        if resume is None and slurm.restarted():
+            run = record.run_of_this_job(self)
+            if run is not None and run.status == "FINISHED":
+                self.run_id = run.id
+                return run
+            resume = None if run is None else run.id
         if resume is not None:
             self.resume(resumption(resume, self.store))
         self._settle()
@@ -259,7 +271,7 @@ class Experiment:
         if outcome.code or self.run_id is None:
             if self.run_id is not None:
                 # The first rank may have been killed, or ended by torchrun for another's failure.
-                tracker = self._tracker(self.run_id)
+                tracker = record.open_run(self, self.run_id)
                 if outcome.traceback is not None:
                     tracker.log_text(outcome.traceback, "provenance/traceback.txt")
                 tracker.end("FAILED")
@@ -298,13 +310,13 @@ class Experiment:
         from lit_imgproc.tracking.system import system_metrics
 
         with heard() as told:
-            tracker = self._tracker(self.resumption.run_id if self.resumption else None)
+            tracker = record.open_run(self, self.resumption.run_id if self.resumption else None)
             self.run_id = tracker.version if tracker.is_open else None  # on rank 0 alone
             with recorded(tracker, told), system_metrics(tracker):
                 if self.run_id is not None:
                     if announce is not None:
                         announce.write_text(json.dumps({"run_id": self.run_id}))
-                    self._record(tracker)
+                    record.log_experiment(self, tracker)
                 if self.resumption is not None and self.resumption.checkpoint is None:
                     tracker.rewind({})
                 trainer = self.trainer(tracker, told)
@@ -314,7 +326,7 @@ class Experiment:
                     tracker.publish("checkpoints")
                 best = getattr(trainer.checkpoint_callback, "best_model_path", "")
                 if trainer.is_global_zero and best:
-                    self._log_model(tracker, Path(best))
+                    record.log_model(self, tracker, Path(best))
                 self.run_id = trainer.strategy.broadcast(self.run_id)
 
     def _fit_and_test(self, trainer: "Trainer") -> None:
@@ -343,89 +355,13 @@ class Experiment:
             "std": normalization.std.flatten().tolist(),
         }
 
-    def _tracker(self, run_id: str | None) -> "MLflowTracker":
-        """A new run, or the one of that id."""
-        from lit_imgproc.tracking.logger import MLflowTracker
-
-        tracking = self._tracking
-        header = self.recipe.get("recipe") or {}
-        tags = {"recipe": header.get("title"), "system": header.get("system")}
-        # As the recipe writes them: a reference to the environment may stand for a secret.
-        own = (self.recipe.get("tracking") or {}).get("tags") or {}
-        if (job := slurm.job()) is not None:
-            tags[JOB_TAG] = job
-        return MLflowTracker(
-            experiment=tracking["experiment"],
-            uri=self.store,
-            artifacts=tracking.get("artifacts"),
-            run_name=tracking.get("run_name") or self.origin.source.stem,
-            tags={k: v for k, v in tags.items() if v} | own,
-            run_id=run_id,
-        )
-
-    def _of_this_job(self) -> Run | None:
-        """The run that this SLURM job had begun before it was put into the queue again."""
-        from lit_imgproc.tracking.records import tagged_run
-
-        found = tagged_run(self.store, JOB_TAG, str(slurm.job()))
-        if found is None or found.info.status == "FINISHED":
-            return None
-        return Run(found, self.store)
-
-    def _record(self, tracker: "MLflowTracker") -> None:
-        """Write down what was run, on what, from where, before the first step."""
-        from lit_imgproc.tracking.dataset import log_dataset
-        from lit_imgproc.tracking.provenance import collect, log_provenance, log_resumed
-
-        provenance = collect(self.origin.source, self.origin.command)
-        if self.resumption is not None and self.resumption.checkpoint is not None:
-            tracker.log_dict(self.frozen, "recipe.yaml")
-            log_resumed(tracker, provenance, self.resumption.step)
-            return
-        # What it is called and where it is recorded are tags and places, not parameters.
-        tracker.log_hyperparams(
-            {key: self.frozen[key] for key in self.frozen if key not in ("recipe", "tracking")}
-        )
-        tracker.log_dict(self.frozen, "recipe.yaml")
-        tracker.log_dict(self.datamodule.input_spec().to_dict(), "input.json")
-        log_provenance(tracker, provenance)
-        log_dataset(
-            tracker,
-            name=self.recipe["data"]["name"],
-            source=str(self.recipe["data"].get("root", self.recipe["data"]["name"])),
-            digest=self.datamodule.fingerprint(),
-            facts=self.datamodule.facts(),
-            splits=dict(self.datamodule.splits().items()),
-        )
-
-    def _log_model(self, tracker: "MLflowTracker", checkpoint: Path) -> None:
-        from lit_imgproc.tracking.model import log_model
-
-        module = rebuild(self.frozen, checkpoint)
-        count = self.datamodule.splits()["val"]
-        pair = self.datamodule.batch("val", [0, 1 % count])["image"]
-        try:
-            log_model(
-                tracker,
-                network=module.export_network(),
-                input_spec=self.datamodule.input_spec(),
-                class_names=self.datamodule.facts()["class_names"],
-                example=pair.permute(0, 2, 3, 1).numpy(),
-                register=self._tracking.get("register"),
-                alias=self._tracking.get("alias"),
-            )
-        except Exception as error:  # whatever torch.export cannot trace
-            # The training is done and its checkpoints are safe: it has not failed for this.
-            log.warning("the run has no MLflow model: %s", error)
-            tracker.set_tag("model.error", str(error)[:500])
-
     @property
     def store(self) -> str:
         """The MLflow store that the run is recorded in."""
-        return str(self._tracking["uri"])
+        return str(self.tracking["uri"])
 
     @property
-    def _tracking(self) -> dict[str, Any]:
+    def tracking(self) -> dict[str, Any]:
         """Where to record: the local store, where the recipe says nothing."""
         return {**DEFAULT_TRACKING, **(self._in_use.get("tracking") or {})}
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="lit_imgproc-") as folder:
         recipe, result = Path(folder, "frozen.yaml"), Path(folder, "result.json")
         recipe.write_text(yaml.safe_dump(frozen, sort_keys=False))
-        note = json.dumps({"source": str(origin.source), "command": origin.command})
+        note = json.dumps(asdict(origin), default=str)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={count}", "-m", "lit_imgproc.worker", str(recipe)]
         command += ["--origin", note, "--result", str(result)]

@@ -191,10 +191,27 @@ def test_a_job_that_slurm_starts_again_goes_on_with_its_run(train, tmp_path):
     code, run = training.end()
     assert (code, run.status) == (75, "RUNNING"), training.said()
     assert (tools / "asked").read_text() == "requeue 77\n"
+    # The same command goes on with the run, and is again told to end.
+    slurm["SLURM_RESTART_COUNT"] = "1"
     step = checkpoints.read(run.last_checkpoint())["global_step"]
-    ends = (*LONG, f"trainer.max_epochs={step // 4 + 2}")
-    code, again = train(*ends, environment={**slurm, "SLURM_RESTART_COUNT": "1"}).end()
-    assert (code, again.status, again.id) == (0, "FINISHED", run.id)
+    training = train(*LONG, environment=slurm)
+    training.wait_for_a_checkpoint(step + 8)
+    training.process.send_signal(signal.SIGTERM)
+    code, again = training.end()
+    assert (code, again.status, again.id) == (143, "KILLED", run.id)
+
+
+def test_a_job_of_several_trainings_does_not_repeat_those_that_are_done(train):
+    slurm = {"SLURM_JOB_ID": "78"}
+    code, first = train(*SHORT, environment=slurm).end()
+    assert (code, first.status) == (0, "FINISHED")
+    slurm["SLURM_RESTART_COUNT"] = "1"
+    code, again = train(*SHORT, environment=slurm).end()
+    assert (code, again.id) == (0, first.id)
+    # Another recipe in the same job is another run.
+    training = train(*SHORT, "seed=1", environment=slurm)
+    assert training.process.wait() == 0
+    assert len(training.runs()) == 2
 
 
 def test_a_job_that_slurm_does_not_requeue_is_killed(train, tmp_path):

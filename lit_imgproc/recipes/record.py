@@ -1,0 +1,100 @@
+"""What an experiment leaves in MLflow beside what its training logs."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_imgproc import slurm
+from lit_imgproc.recipes.run import Run, rebuild
+
+if TYPE_CHECKING:
+    from lit_imgproc.recipes.experiment import Experiment
+    from lit_imgproc.tracking.logger import MLflowTracker
+
+log = logging.getLogger(__name__)
+
+JOB_TAG = "slurm.job"
+
+
+def open_run(experiment: "Experiment", run_id: str | None) -> "MLflowTracker":
+    """A new run, or the one of that id."""
+    from lit_imgproc.tracking.logger import MLflowTracker
+
+    tracking = experiment.tracking
+    header = experiment.recipe.get("recipe") or {}
+    tags = {"recipe": header.get("title"), "system": header.get("system")}
+    if slurm.job() is not None:
+        tags[JOB_TAG] = _job(experiment)
+    # As the recipe writes them: a reference to the environment may stand for a secret.
+    own = (experiment.recipe.get("tracking") or {}).get("tags") or {}
+    return MLflowTracker(
+        experiment=tracking["experiment"],
+        uri=experiment.store,
+        artifacts=tracking.get("artifacts"),
+        run_name=tracking.get("run_name") or experiment.origin.source.stem,
+        tags={k: v for k, v in tags.items() if v} | own,
+        run_id=run_id,
+    )
+
+
+def run_of_this_job(experiment: "Experiment") -> Run | None:
+    """The run of this recipe that this SLURM job began before it was put into the queue again."""
+    from lit_imgproc.tracking.records import tagged_run
+
+    found = tagged_run(experiment.store, JOB_TAG, _job(experiment))
+    return None if found is None else Run(found, experiment.store)
+
+
+def _job(experiment: "Experiment") -> str:
+    return f"{slurm.job()} {experiment.origin.digest[:12]}"
+
+
+def log_experiment(experiment: "Experiment", tracker: "MLflowTracker") -> None:
+    """Write down what is run, on what, from where, before the first step."""
+    from lit_imgproc.tracking.dataset import log_dataset
+    from lit_imgproc.tracking.provenance import collect, log_provenance, log_resumed
+
+    frozen, data = experiment.frozen, experiment.datamodule
+    provenance = collect(experiment.origin.source, experiment.origin.command)
+    tracker.log_dict(frozen, "recipe.yaml")
+    resumption = experiment.resumption
+    if resumption is not None and resumption.checkpoint is not None:
+        log_resumed(tracker, provenance, resumption.step)
+        return
+    # What it is called and where it is recorded are tags and places, not parameters.
+    tracker.log_hyperparams(
+        {key: frozen[key] for key in frozen if key not in ("recipe", "tracking")}
+    )
+    tracker.log_dict(data.input_spec().to_dict(), "input.json")
+    log_provenance(tracker, provenance)
+    log_dataset(
+        tracker,
+        name=frozen["data"]["name"],
+        source=str(frozen["data"].get("root", frozen["data"]["name"])),
+        digest=data.fingerprint(),
+        facts=data.facts(),
+        splits=dict(data.splits().items()),
+    )
+
+
+def log_model(experiment: "Experiment", tracker: "MLflowTracker", checkpoint: Path) -> None:
+    """Log the network of a checkpoint as an MLflow model, and register it where that is asked."""
+    from lit_imgproc.tracking import model
+
+    module, data = rebuild(experiment.frozen, checkpoint), experiment.datamodule
+    count = data.splits()["val"]
+    pair = data.batch("val", [0, 1 % count])["image"]
+    try:
+        model.log_model(
+            tracker,
+            network=module.export_network(),
+            input_spec=data.input_spec(),
+            class_names=data.facts()["class_names"],
+            example=pair.permute(0, 2, 3, 1).numpy(),
+            register=experiment.tracking.get("register"),
+            alias=experiment.tracking.get("alias"),
+        )
+    except Exception as error:  # whatever torch.export cannot trace
+        # The training is done and its checkpoints are safe: it has not failed for this.
+        log.warning("the run has no MLflow model: %s", error)
+        tracker.set_tag("model.error", str(error)[:500])
