@@ -271,10 +271,7 @@ class Experiment:
         if outcome.code or self.run_id is None:
             if self.run_id is not None:
                 # The first rank may have been killed, or ended by torchrun for another's failure.
-                tracker = record.open_run(self, self.run_id)
-                if outcome.traceback is not None:
-                    tracker.log_text(outcome.traceback, "provenance/traceback.txt")
-                tracker.end("FAILED")
+                record.mark_failed(self, self.run_id, outcome.traceback)
             raise ranks.RankFailed(outcome.code, self.run_id)
 
     def resume(self, resumption: Resumption) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_imgproc import slurm
+from lit_imgproc.errors import UserError
 from lit_imgproc.recipes.run import Run, rebuild
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ def open_run(experiment: "Experiment", run_id: str | None) -> "MLflowTracker":
         tags={k: v for k, v in tags.items() if v} | own,
         run_id=run_id,
     )
+
+
+def mark_failed(experiment: "Experiment", run_id: str, traceback: str | None) -> None:
+    """End a run whose own process could not, with what is known of why."""
+    try:
+        tracker = open_run(experiment, run_id)
+    except UserError as error:  # the store is away, say: the failure is still to be told
+        log.warning("run %s could not be marked as FAILED: %s", run_id, error)
+        return
+    if traceback is not None:
+        tracker.log_text(traceback, "provenance/traceback.txt")
+    tracker.end("FAILED")
 
 
 def run_of_this_job(experiment: "Experiment") -> Run | None:
