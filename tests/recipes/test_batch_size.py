@@ -296,3 +296,23 @@ def test_more_than_the_limit_of_a_gpu_does_not_fit(recipe, tmp_path, monkeypatch
         batch_size.subprocess, "Popen", lambda command, **o: popen([command[0], str(fake)], **o)
     )
     assert find_batch_size(recipe) == 96
+
+
+def test_a_run_records_the_number_and_goes_on_with_it(store, monkeypatch):
+    found = []
+
+    def find(recipe):
+        found.append(recipe["data"]["batch_size"])
+        return 24
+
+    monkeypatch.setattr("lit_imgproc.recipes.experiment.find_batch_size", find)
+    options = (
+        f"tracking.uri={store.uri}", f"tracking.artifacts={store.artifacts}", "data.num_workers=0",
+        "trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.batch_size=auto",
+    )  # fmt: skip
+    run = load_recipe("quickstart", *options).train()
+    assert run.recipe["data"]["batch_size"] == 24
+    assert run.record.data.params["data.batch_size"] == "24"
+    longer = load_recipe("quickstart", *options, "trainer.max_epochs=2").train(resume=run.id)
+    assert (longer.id, longer.recipe["data"]["batch_size"]) == (run.id, 24)
+    assert found == ["auto"]  # the run's number is not looked for again

@@ -1,9 +1,14 @@
+import json
 import os
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from lit_imgproc import load_recipe
+from lit_imgproc.errors import TrainingFailed
+from lit_imgproc.models.classification.module import Classifier
 from lit_imgproc.recipes import memory
 from lit_imgproc.recipes.memory import GIB, control_groups, main_memory, out_of_memory
 
@@ -132,3 +137,21 @@ def test_the_memory_of_a_container_of_version_1(groups):
 def test_without_control_groups_it_is_that_of_the_machine(groups):
     groups([], {})
     assert main_memory().total == psutil.virtual_memory().total
+
+
+def test_a_training_that_runs_out_is_failed_and_says_what_to_lower(store, monkeypatch):
+    def ran_out(self, batch, batch_idx):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(Classifier, "training_step", ran_out)
+    experiment = load_recipe(
+        "quickstart", f"tracking.uri={store.uri}", f"tracking.artifacts={store.artifacts}",
+        "data.num_workers=0", "data.batch_size=64", "trainer.num_sanity_val_steps=0",
+    )  # fmt: skip
+    with pytest.raises(TrainingFailed, match=r"GPU 0 ran out of memory .* data\.batch_size=32"):
+        experiment.train()
+    run = experiment.result()
+    assert run.status == "FAILED"
+    folder = Path(run.record.info.artifact_uri, "provenance")
+    assert "OutOfMemoryError" in (folder / "traceback.txt").read_text()
+    assert len(json.loads((folder / "failed_batch.json").read_text())["ids"]) == 64
