@@ -29,7 +29,7 @@ class Courier:
     Args:
         spool: Where the writes are.
         write: Delivers metrics of several steps, or one other write.
-        interval: Seconds that metrics are gathered for.
+        interval: Seconds that writes are gathered for.
     """
 
     def __init__(
@@ -88,6 +88,8 @@ class Courier:
                 self._moved.set()
             if not entries:
                 self._spool.compact()
+            if len(entries) < METRICS_PER_BATCH:
+                # Many small deliveries would take turns with the training for the interpreter.
                 self._wake.wait(self._interval)
                 self._wake.clear()
 
