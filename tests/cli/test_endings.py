@@ -115,13 +115,29 @@ def test_a_signal_ends_it_after_a_checkpoint_and_it_goes_on(train, number, expec
     assert f'"step": {step}' in artifact(run, f"provenance/resumed_at_step_{step}.json")
 
 
-def test_a_second_ctrl_c_leaves_at_once(train):
-    # Batches that take long: the first Ctrl-C waits for the step, the second does not.
-    slow = "import time, torch\nstep = torch.optim.SGD.step\n" \
-        "torch.optim.SGD.step = lambda *a, **k: (step(*a, **k), time.sleep(0.5))[0]\n"  # fmt: skip
-    training = train(*LONG, "trainer.accumulate_grad_batches=1", program=slow + PROGRAM)
+HANGING = """
+import time, torch
+from pathlib import Path
+step = torch.optim.SGD.step
+def hang(*args, **kwargs):
+    if Path("hang").exists():
+        Path("hanging").touch()
+        time.sleep(3600)
+    return step(*args, **kwargs)
+torch.optim.SGD.step = hang
+"""
+
+
+def test_a_second_ctrl_c_leaves_at_once(train, tmp_path):
+    training = train(*LONG, program=HANGING + PROGRAM)
     training.wait_for_a_checkpoint(step=4)
-    training.process.send_signal(signal.SIGINT)
+    (tmp_path / "hang").touch()
+    while not (tmp_path / "hanging").exists():
+        assert training.process.poll() is None, training.said()
+        time.sleep(0.05)
+    training.process.send_signal(signal.SIGINT)  # waits for the step, which never ends
+    time.sleep(1)
+    assert training.process.poll() is None
     training.process.send_signal(signal.SIGINT)
     code, run = training.end()
     assert (code, run.status) == (130, "KILLED"), training.said()
