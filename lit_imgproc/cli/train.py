@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +39,7 @@ def train(
     Example: lit-imgproc train classification/resnet20_fashion_mnist trainer.max_epochs=3
     """
     from lit_imgproc.errors import UserError
-    from lit_imgproc.recipes.experiment import load_recipe, resume_run
+    from lit_imgproc.recipes.experiment import Undelivered, load_recipe, resume_run
     from lit_imgproc.recipes.ranks import RankFailed
     from lit_imgproc.recipes.run import default_store
 
@@ -54,9 +55,16 @@ def train(
         experiment = load_recipe(recipe, *values, toy=toy)
     try:
         run = experiment.train(resume=resume)
+    except Undelivered as error:  # the training itself is done
+        print(error, file=sys.stderr)
+        print(f"run {experiment.run_id} FINISHED")
+        if as_json:
+            print(json.dumps({"run_id": experiment.run_id, "status": "FINISHED", "metrics": {}}))
+        return
     except BaseException as error:
         if as_json and experiment.run_id is not None:
-            print(json.dumps(_result(experiment.result())))
+            with suppress(Undelivered):
+                print(json.dumps(_result(experiment.result())))
         if isinstance(error, RankFailed):
             print(error, file=sys.stderr)
             raise typer.Exit(2 if error.code == 2 else 1) from None

@@ -31,6 +31,7 @@ from lit_imgproc.recipes.run import DEFAULT_STORE, Run, load_run
 from lit_imgproc.recipes.schema import validate
 from lit_imgproc.recipes.text import dump
 from lit_imgproc.signals import REQUEUED, Heard, Interrupted, heard
+from lit_imgproc.tracking.store import StoreUnavailable
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -95,6 +96,10 @@ class Origin:
     source: Path
     command: list[str]
     digest: str
+
+
+class Undelivered(StoreUnavailable):
+    """A run has ended, and the store that should tell of it is away."""
 
 
 class Experiment:
@@ -242,6 +247,7 @@ class Experiment:
             Interrupted: a signal asked for an end.
             KeyboardInterrupt: so did Ctrl-C.
             TrainingFailed: memory ran out, or the loss is not finite.
+            Undelivered: all is done, but the store went away meanwhile.
         """
         options = self._in_use["trainer"]
         count = ranks.asked(options)
@@ -340,9 +346,19 @@ class Experiment:
             )
 
     def result(self) -> Run:
-        """The run that this experiment left or is leaving, however it ended."""
+        """The run that this experiment left or is leaving, however it ended.
+
+        Raises:
+            Undelivered: its store does not answer.
+        """
         assert self.run_id is not None
-        return load_run(self.run_id, uri=self.store)
+        try:
+            return load_run(self.run_id, uri=self.store)
+        except StoreUnavailable as error:
+            raise Undelivered(
+                f"run {self.run_id} has ended, but cannot be read back: {error}. "
+                "`lit-imgproc sync` delivers what it has logged"
+            ) from error
 
     def _settle(self) -> None:
         """Write down what the module settled itself: how pretrained weights see an image."""

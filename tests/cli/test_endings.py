@@ -24,6 +24,8 @@ PROGRAM = "from lit_imgproc.cli import main; main()"
 class Training:
     """The command line, training the quickstart recipe in a process of its own."""
 
+    checkpoints = "mlruns/artifacts/*/artifacts/checkpoints/last.ckpt"
+
     def __init__(self, store, folder, *options, program=PROGRAM, environment=None, arguments=()):
         self.store, self.folder = store, folder
         self.output = (folder / "output").open("w+")
@@ -44,7 +46,7 @@ class Training:
         """Wait until the training is past that many steps."""
         while True:
             assert self.process.poll() is None, self.said()
-            for path in self.folder.glob("mlruns/artifacts/*/artifacts/checkpoints/last.ckpt"):
+            for path in self.folder.glob(self.checkpoints):
                 try:
                     if checkpoints.read(path)["global_step"] >= step:
                         return
@@ -284,3 +286,26 @@ def test_a_signal_to_all_processes_lets_the_loaders_serve_the_step(train, number
     code, run = training.end()
     assert (code, run.status) == (128 + number, "KILLED"), training.said()
     assert "DataLoader" not in training.said()
+
+
+def test_a_tracker_that_is_gone_does_not_end_it_and_sync_delivers_the_rest(train, server, tmp_path):
+    elsewhere = (f"tracking.uri={server.uri}", "tracking.artifacts=null")
+    training = train(*SHORT, "trainer.max_epochs=60", *elsewhere)
+    training.checkpoints = "mlruns/staging/*/artifacts/checkpoints/last.ckpt"
+    training.wait_for_a_checkpoint()
+    server.kill()
+    assert training.process.wait() == 0, training.said()
+    assert "`lit-imgproc sync` delivers what it has logged" in training.said()
+    result = json.loads(training.said().splitlines()[-1])
+    assert result["status"] == "FINISHED"
+    server.start()
+    client = MlflowClient(server.uri)
+    assert client.get_run(result["run_id"]).info.status == "RUNNING"
+    sync = [sys.executable, "-c", "from lit_imgproc.cli import main; main()", "sync"]
+    subprocess.run(sync, cwd=tmp_path, check=True)
+    run = load_run(result["run_id"], uri=server.uri)
+    assert run.status == "FINISHED"
+    assert "test/accuracy" in run.metrics
+    history = client.get_metric_history(run.id, "val/loss")
+    assert [point.step for point in history] == [4 * epoch + 3 for epoch in range(60)]
+    assert checkpoints.read(run.checkpoint)["run_id"] == run.id  # uploaded
