@@ -7,7 +7,7 @@ every point of every metric have to be those of the training that was left alone
 there has to be one MLflow run.
 
     python benchmarks/resume.py                       # 20 kills with 0, 2 and 4 workers each
-    python benchmarks/resume.py --kills 8 --ranks 2   # two gloo ranks, one of which is killed
+    python benchmarks/resume.py --ranks 2 --workers 0 # two gloo ranks, one of which is killed
 """
 
 import argparse
