@@ -56,18 +56,14 @@ class Heard:
         self.obeyed = True
         raise KeyboardInterrupt if number == signal.SIGINT else Interrupted(number)
 
-    def listen(self) -> None:
-        """Handle the signals, whoever handled them before."""
-        for number in ENDING:
-            install(number, self)
-
 
 @contextmanager
 def heard() -> Iterator[Heard]:
     """Listen to the signals that ask for an end while the block runs."""
     before = {number: signal.getsignal(number) for number in ENDING}
     told = Heard()
-    told.listen()
+    for number in ENDING:
+        install(number, told)
     try:
         yield told
     finally:

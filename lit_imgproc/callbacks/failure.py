@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lit_imgproc.tracking.logger import MLflowTracker
@@ -87,7 +86,7 @@ class FailingBatch(Callback):
     ) -> None:
         place = getattr(exception, "place", self._place)
         self._place = None
-        asked_to_end = isinstance(exception, KeyboardInterrupt | SystemExit | SIGTERMException)
+        asked_to_end = isinstance(exception, KeyboardInterrupt | SystemExit)
         if asked_to_end or place is None:
             return
         exception.add_note(f"at {place}")

@@ -278,7 +278,7 @@ class Experiment:
             if self.run_id is not None:
                 # The first rank may have been killed, or ended by torchrun for another's failure.
                 record.mark_failed(self, self.run_id, outcome.traceback)
-            raise ranks.RankFailed(outcome.code, self.run_id)
+            raise ranks.RankFailed(outcome)
 
     def resume(self, resumption: Resumption) -> None:
         """Let the training go on from a checkpoint, in the run that the checkpoint is of.

@@ -32,10 +32,14 @@ _PR_SET_PDEATHSIG = 1
 class RankFailed(Exception):
     """A training on several ranks ended early; the ranks have said why."""
 
-    def __init__(self, code: int, run_id: str | None) -> None:
-        where = f"run {run_id} holds the traceback" if run_id else "no run was begun"
-        super().__init__(f"a rank ended with exit code {code}; {where}")
-        self.code = code
+    def __init__(self, outcome: "Outcome") -> None:
+        where = f"run {outcome.run_id} holds the traceback"
+        if outcome.run_id is None:
+            where = "no run was begun"
+        elif outcome.traceback is None:
+            where = f"run {outcome.run_id} has no traceback: a rank was killed"
+        super().__init__(f"a rank ended with exit code {outcome.code}; {where}")
+        self.code = outcome.code
 
 
 @dataclass(frozen=True)

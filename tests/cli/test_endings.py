@@ -272,6 +272,9 @@ def test_a_rank_that_is_killed_makes_the_run_failed_and_it_goes_on(train, rank):
     ranks[str(rank)].kill()
     code, run = training.end()
     assert (code, run.status) == (1, "FAILED"), training.said()
+    assert ("a rank was killed" in training.said()) == (
+        artifact(run, "provenance/traceback.txt") is None
+    )
     step = checkpoints.read(run.last_checkpoint())["global_step"]
     ends = f"trainer.max_epochs={step // 4 + 2}"
     code, run = train(ends, arguments=("--resume", run.id)).end()
