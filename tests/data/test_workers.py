@@ -153,9 +153,9 @@ def test_the_death_of_a_worker_does_not_disturb_another_loader():
 def test_other_loaders_are_watched_as_ever(deaths):
     ours = make(Pairs())
     read(ours, 1)
-    plain = DataLoader(Pairs(deaths(1), 17), batch_size=4, num_workers=1)
-    with pytest.raises((RuntimeError, OSError)):
-        list(plain)
+    plain = DataLoader(Pairs(deaths(1), 0), batch_size=4, num_workers=1)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(plain)  # the first batch, or torch may fail in other ways over what was half sent
     del ours, plain
 
 
