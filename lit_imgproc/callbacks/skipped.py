@@ -15,7 +15,7 @@ class SkippedImages(Callback):
 
     The number is of different images over all ranks since the training began, logged at the end of
     an epoch or evaluation in which it grew. Loaders leave images out where the data is told
-    ``unreadable=skip``, and say so in the batch: see :mod:`lit_imgproc.data.readable`.
+    ``on_error=skip``, and say so in the batch: see :mod:`lit_imgproc.data.readable`.
     """
 
     def __init__(self) -> None:

@@ -1,21 +1,25 @@
 """What every datamodule here offers, whatever the family."""
 
 import hashlib
+import logging
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import cv2
 import lightning.pytorch as pl
 from annotated_types import Ge, Gt
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lit_imgproc.data import workers
+from lit_imgproc.data.decode import IMAGE_SUFFIXES, read_image
 from lit_imgproc.data.errors import DataError as DataError
 from lit_imgproc.data.order import EvalBatches, Loader, OrderedLoader, TrainBatches, TrainLoader
-from lit_imgproc.data.readable import Readable, Unreadable, collate
+from lit_imgproc.data.readable import OnError, Readable, collate
 from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 
@@ -26,19 +30,42 @@ Split = Literal["train", "val", "test"]
 BatchSize = Annotated[int, Gt(0)] | Literal["auto"]
 NumWorkers = Annotated[int, Ge(0)] | None
 
+log = logging.getLogger(__name__)
+
+SHOWN = 50
+"""So many problems are told one by one; of the others, their number."""
+
 
 class ImageDataset(Dataset[dict[str, Any]], ABC):
     """The images of one split.
 
     ``dataset[index]`` is an image as evaluation sees it; ``dataset[index, sample_seed]`` is
     augmented, as a function of the image and the seed alone.
+
+    Attributes:
+        names: What identifies each image: the ``id`` of its sample.
+        class_names: The names of the classes; empty where there are none.
+        groups: What each image was taken of, a patient or a tile, of which no two splits may have
+            a part; ``None`` where that is not known.
     """
+
+    names: Sequence[str]
+    class_names: Sequence[str]
+    groups: Sequence[str] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def size(self, index: int) -> tuple[int, ...]:
+        """Height and width (of a volume: depth, height, width) of an image as it is stored.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
 
     @abstractmethod
     def update_digest(self, digest: "hashlib._Hash") -> None:
@@ -59,7 +86,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         seed: Seed of the order of the training images and of their augmentations.
     """
 
-    unreadable: Unreadable = "stop"
+    suffixes: ClassVar[frozenset[str]] = IMAGE_SUFFIXES
+    """What files of this kind of data end with."""
+
+    on_error: OnError = "stop"
     """What happens at an image that cannot be read; a subclass that reads lazily lets choose."""
 
     def __init__(
@@ -71,6 +101,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = available_cpus(limit=9) - 1 if num_workers is None else num_workers
         self.seed = seed
+        self.left_out: list[str] = []
+        """A sentence for each file that is not used since it cannot be."""
+        self.repaired: Counter[str] = Counter()
+        """How many annotations were repaired, by what was done to them."""
         self._datasets: dict[Split, ImageDataset] | None = None
 
     @abstractmethod
@@ -97,10 +131,38 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def write_toy(cls, root: Path) -> None:
         """Write a small, always equal data set in the real format, for tests and ``--toy``."""
 
+    def open(self, path: Path) -> NDArray[Any]:
+        """Read one file as those of this data set are read, before :meth:`input_spec`.
+
+        Returns:
+            ``[H,W,C]``, uint8 where the files are of 8 bits.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        return read_image(path, self.input_spec().channels)
+
+    def settle(self, problems: Sequence[str]) -> None:
+        """Decide about files that cannot be used, as ``on_error`` says.
+
+        Args:
+            problems: A sentence a file, which begins with its path.
+
+        Raises:
+            DataError: With all of them, where they are not to be skipped.
+        """
+        if self.on_error == "stop":
+            raise_all(problems)
+        for problem in problems:
+            log.warning("left out: %s", problem)
+        self.left_out += problems
+
     def prepare(self) -> None:
         """Read and check the data set, once; a second call does nothing."""
         if self._datasets is None:
             self._datasets = self.read()
+            for repair, count in self.repaired.items():
+                log.warning("annotations were repaired: %s (%d)", repair, count)
 
     def setup(self, stage: str) -> None:
         """Lightning's hook, the same on every rank."""
@@ -188,7 +250,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return OrderedLoader(dataset, batch_sampler=batches, **self._loader_settings())
 
     def _readable(self, split: Split) -> Readable:
-        return Readable(self.dataset(split), self.unreadable)
+        return Readable(self.dataset(split), self.on_error)
 
     def _rank(self) -> tuple[int, int]:
         """This process and the number of processes among those that share the data."""
@@ -205,6 +267,14 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             "persistent_workers": self.num_workers > 0,
             "pin_memory": on_gpu,
         }
+
+
+def raise_all(problems: Sequence[str]) -> None:
+    """Raise a ``DataError`` with a line for each problem, if there are any."""
+    if problems:
+        rest = len(problems) - SHOWN
+        more = [f"and {rest} more problems like these."] if rest > 0 else []
+        raise DataError("\n".join([*problems[:SHOWN], *more]))
 
 
 def available_cpus(limit: int) -> int:

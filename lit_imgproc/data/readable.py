@@ -7,10 +7,13 @@ from torch.utils.data import Dataset, default_collate
 
 from lit_imgproc.data.errors import DataError
 
-Unreadable = Literal["stop", "skip"]
+OnError = Literal["stop", "skip"]
 Key = int | tuple[int, int]
 Sample = dict[str, Any]
 Fetched = tuple[list[Sample], list[str]] | DataError
+
+RAGGED = ("boxes", "labels", "masks", "iscrowd", "area", "caption", "captions", "geometry")
+"""What differs in number from image to image: a batch has it as a list."""
 
 LONGEST_GAP = 100
 """So many unreadable images in a row are no accident: a disk or a share is gone."""
@@ -25,14 +28,14 @@ class Readable(Dataset[Sample]):
 
     Args:
         dataset: Gives a sample for an index, or for ``(index, sample_seed)`` in training.
-        unreadable: ``stop`` gives up at an image that cannot be read. ``skip`` leaves it out of an
+        on_error: ``stop`` gives up at an image that cannot be read. ``skip`` leaves it out of an
             evaluation; in training the next one of the data set that can be read takes its place,
             so that batches keep their sizes and all ranks their number of batches.
     """
 
-    def __init__(self, dataset: Any, unreadable: Unreadable) -> None:
+    def __init__(self, dataset: Any, on_error: OnError) -> None:
         self.dataset = dataset
-        self.unreadable = unreadable
+        self.on_error = on_error
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -51,7 +54,7 @@ class Readable(Dataset[Sample]):
             try:
                 samples.append(self.dataset[key])
             except DataError as error:
-                if self.unreadable == "stop":
+                if self.on_error == "stop":
                     raise
                 skipped.append(str(error))
                 if isinstance(key, tuple):
@@ -78,9 +81,21 @@ class Readable(Dataset[Sample]):
 
 
 def collate(fetched: Fetched) -> Any:
-    """A batch of what :class:`Readable` fetched, with what was left out of it as ``skipped``."""
+    """A batch of what :class:`Readable` fetched, with what was left out of it as ``skipped``.
+
+    What is :data:`RAGGED` stays a list, and so do images of different sizes.
+    """
     if isinstance(fetched, DataError):
         return fetched
     samples, skipped = fetched
-    batch = default_collate(samples)
+    listed = {key for key in samples[0] if key in RAGGED}
+    for key in ("image", "mask"):
+        if key in samples[0] and len({sample[key].shape for sample in samples}) > 1:
+            listed.add(key)
+    batch = default_collate([_without(sample, listed) for sample in samples])
+    batch |= {key: [sample[key] for sample in samples] for key in samples[0] if key in listed}
     return {**batch, "skipped": skipped} if skipped else batch
+
+
+def _without(sample: Sample, keys: set[str]) -> Sample:
+    return {key: value for key, value in sample.items() if key not in keys}

@@ -8,6 +8,7 @@ import difflib
 import inspect
 import random
 from collections.abc import Callable
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import albumentations as A
@@ -15,9 +16,13 @@ import numpy as np
 from annotated_types import Predicate
 from numpy.typing import NDArray
 
-from lit_imgproc.data.base import DataError
+from lit_imgproc.data.errors import DataError
 
+Pixels = NDArray[Any]
 Pipeline = list[A.BasicTransform | A.BaseCompose]
+
+IGNORE = 255
+"""In a mask: what no class is asked of, such as what comes from outside the image."""
 
 
 def _none(size: int, channels: int) -> Pipeline:
@@ -32,7 +37,11 @@ def _flip(size: int, channels: int) -> Pipeline:
 
 def _crop_flip(size: int, channels: int) -> Pipeline:
     """Pad with black by an eighth (4 pixels of 32), crop at random, mirror: arXiv:1512.03385."""
-    return [A.Pad(round(size / 8)), A.RandomCrop(size, size), A.HorizontalFlip(p=0.5)]
+    return [
+        A.Pad(round(size / 8), fill_mask=IGNORE),
+        A.RandomCrop(size, size),
+        A.HorizontalFlip(p=0.5),
+    ]
 
 
 def _crop_flip_erase(size: int, channels: int) -> Pipeline:
@@ -47,18 +56,23 @@ def _random_resized_crop(size: int, channels: int) -> Pipeline:
 
 def _shift(size: int, channels: int) -> Pipeline:
     """``crop_flip`` without mirroring: for digits and letters."""
-    return [A.Pad(round(size / 8)), A.RandomCrop(size, size)]
+    return [A.Pad(round(size / 8), fill_mask=IGNORE), A.RandomCrop(size, size)]
+
+
+def _dihedral(size: int, channels: int) -> Pipeline:
+    """One of the eight symmetries of the square: for what has no up and down, seen from above."""
+    return [A.HorizontalFlip(p=0.5), A.RandomRotate90(p=1.0)]
 
 
 def _strong(size: int, channels: int) -> Pipeline:
     """``crop_flip``, and one of many operations of random strength: TrivialAugment, 2103.10158."""
     operations = [
         A.NoOp(),
-        A.Affine(shear={"x": (-30, 30)}, p=1.0),
-        A.Affine(shear={"y": (-30, 30)}, p=1.0),
-        A.Affine(translate_percent={"x": (-0.3, 0.3)}, p=1.0),
-        A.Affine(translate_percent={"y": (-0.3, 0.3)}, p=1.0),
-        A.Affine(rotate=(-60, 60), p=1.0),
+        A.Affine(shear={"x": (-30, 30)}, fill_mask=IGNORE, p=1.0),
+        A.Affine(shear={"y": (-30, 30)}, fill_mask=IGNORE, p=1.0),
+        A.Affine(translate_percent={"x": (-0.3, 0.3)}, fill_mask=IGNORE, p=1.0),
+        A.Affine(translate_percent={"y": (-0.3, 0.3)}, fill_mask=IGNORE, p=1.0),
+        A.Affine(rotate=(-60, 60), fill_mask=IGNORE, p=1.0),
         A.RandomBrightnessContrast((-0.6, 0.6), 0, p=1.0),
         A.RandomBrightnessContrast(0, (-0.6, 0.6), p=1.0),
         A.Posterize((2, 8), p=1.0),
@@ -79,6 +93,7 @@ PRESETS: dict[str, Callable[[int, int], Pipeline]] = {
     "crop_flip_erase": _crop_flip_erase,
     "random_resized_crop": _random_resized_crop,
     "shift": _shift,
+    "dihedral": _dihedral,
     "strong": _strong,
 }
 
@@ -100,7 +115,8 @@ class Augment:
         choice: The name of a preset, or a list of ``{name: <albumentations class>, **arguments}``.
             Compositions (``OneOf``, ``SomeOf``, …) take such a list as ``transforms``.
         size: Side of the images, in pixels.
-        channels: 1 or 3.
+        channels: Of the images.
+        dtype: The images' sample type.
 
     Raises:
         DataError: With one line for each mistake in ``choice``.
@@ -110,7 +126,13 @@ class Augment:
             transform that crops or scales by itself; otherwise it wants it at ``size``.
     """
 
-    def __init__(self, choice: str | list[dict[str, Any]], size: int, channels: int) -> None:
+    def __init__(
+        self,
+        choice: str | list[dict[str, Any]],
+        size: int,
+        channels: int,
+        dtype: type[np.generic] = np.uint8,
+    ) -> None:
         if problems := check_augment({"train": choice}):
             raise DataError("\n".join(problems))
         if isinstance(choice, str):
@@ -121,32 +143,89 @@ class Augment:
         self._bits = np.random.PCG64(0)
         self._bits_state: Any = self._bits.state
         self._python = random.Random()
-        self._compose = A.Compose(steps)
-        # One pair of generators for all steps, so that seeding a call is seeding two of them.
-        self._compose.set_random_state(np.random.Generator(self._bits), self._python)
-        self._try(size, channels)
+        self._steps = steps
+        self._compose = self._composed()
+        self._try(size, channels, np.dtype(dtype))
 
-    def __call__(self, image: NDArray[np.uint8], sample_seed: int) -> NDArray[np.uint8]:
-        """Augment one image, uint8 ``[H,W,C]``, as ``sample_seed`` says."""
+    def __call__(self, image: Pixels, sample_seed: int) -> Pixels:
+        """Augment one image ``[H,W,C]`` as ``sample_seed`` says."""
+        self._seed(sample_seed)
+        result: Pixels = self._compose(image=image)["image"]
+        return result
+
+    def sample(
+        self,
+        sample_seed: int,
+        *,
+        image: Pixels,
+        mask: NDArray[Any] | None = None,
+        boxes: NDArray[np.float32] | None = None,
+        masks: NDArray[np.uint8] | None = None,
+    ) -> dict[str, Any]:
+        """Augment an image and what belongs to its pixels together.
+
+        Args:
+            sample_seed: What to do, as for an image alone.
+            image: ``[H,W,C]``.
+            mask: Integers ``[H,W]``. The presets give 255, the class to ignore, to what comes from
+                outside the image.
+            boxes: ``[N,4]``, xyxy in pixels. They are cut at the edges of the image.
+            masks: ``[N,H,W]`` of 0 and 1, one a box.
+
+        Returns:
+            What was given and, with boxes, ``kept``: int64, which of them are still in the image.
+            ``boxes`` and ``masks`` hold those.
+        """
+        given: dict[str, Any] = {"image": image}
+        if mask is not None:
+            given["mask"] = mask
+        if boxes is not None:
+            given |= {"bboxes": boxes, "number": np.arange(len(boxes))}
+        if masks is not None and len(masks):
+            given["masks"] = masks
+        self._seed(sample_seed)
+        result = (self._compose if boxes is None else self._with_boxes)(**given)
+        found: dict[str, Any] = {"image": result["image"]}
+        if mask is not None:
+            found["mask"] = result["mask"].astype(mask.dtype, copy=False)
+        if boxes is not None:
+            found["kept"] = kept = np.asarray(result["number"], np.int64).reshape(-1)
+            found["boxes"] = np.float32(result["bboxes"]).reshape(-1, 4)
+        if masks is not None:
+            height, width = result["image"].shape[:2]
+            moved = np.asarray(result.get("masks", ()), np.uint8).reshape(-1, height, width) == 1
+            found["masks"] = (moved if boxes is None else moved[kept]).astype(np.uint8)
+        return found
+
+    @cached_property
+    def _with_boxes(self) -> A.Compose:
+        boxes = A.BboxParams("pascal_voc", label_fields=["number"], min_width=1, min_height=1)
+        return self._composed(bbox_params=boxes)
+
+    def _composed(self, **settings: Any) -> A.Compose:
+        compose = A.Compose(self._steps, **settings)
+        # One pair of generators for all steps, so that seeding a call is seeding two of them.
+        compose.set_random_state(np.random.Generator(self._bits), self._python)
+        return compose
+
+    def _seed(self, sample_seed: int) -> None:
         self._python.seed(sample_seed)
         # Setting the state costs a microsecond, a new generator seven.
         self._bits_state["state"]["state"] = sample_seed
         self._bits.state = self._bits_state
-        result: NDArray[np.uint8] = self._compose(image=image)["image"]
-        return result
 
-    def _try(self, size: int, channels: int) -> None:
+    def _try(self, size: int, channels: int, dtype: np.dtype[Any]) -> None:
         """Run once, so that what cannot work fails before training does."""
-        image = np.zeros((size, size, channels), np.uint8)
+        image = np.zeros((size, size, channels), dtype)
         try:
             result = self(image, 0)
         except Exception as error:
             raise DataError(
-                f"augment.train: fails on an image of shape {list(image.shape)}: {error}"
+                f"augment.train: fails on an image of {dtype} of shape {list(image.shape)}: {error}"
             ) from error
-        if result.dtype != np.uint8 or result.ndim != 3:
+        if result.dtype != dtype or result.ndim != 3:
             raise DataError(
-                f"augment.train: gives {result.dtype} of shape {list(result.shape)} where uint8 "
+                f"augment.train: gives {result.dtype} of shape {list(result.shape)} where {dtype} "
                 "[H,W,C] is needed; normalization and tensors belong to the module and the loader."
             )
 

@@ -23,9 +23,9 @@ def root(tmp_path):
     return tmp_path / "shapes"
 
 
-def make(root, unreadable, workers=0):
+def make(root, on_error, workers=0):
     return ImageFolder(
-        root=str(root), image_size=16, batch_size=4, num_workers=workers, unreadable=unreadable
+        root=str(root), image_size=16, batch_size=4, num_workers=workers, on_error=on_error
     )
 
 
@@ -158,7 +158,7 @@ def test_a_prediction_stops_or_skips_too(root, workers):
     gone(root, "test/disc/disc_1.png")()
     with pytest.raises(DataError, match=r"^\S*disc_1.png: cannot be read"):
         list(data.predict_dataloader())
-    data.unreadable = "skip"
+    data.on_error = "skip"
     assert sum(len(batch["id"]) for batch in data.predict_dataloader()) == 23
 
 
@@ -183,6 +183,6 @@ def test_some_images_by_their_numbers(root):
     names = data.dataset("val").names
     gone(root, names[3])()
     assert data.batch("val", [1, 3, 5])["id"] == [names[1], names[5]]
-    data.unreadable = "stop"
+    data.on_error = "stop"
     with pytest.raises(DataError, match=names[3]):
         data.batch("val", [1, 3, 5])

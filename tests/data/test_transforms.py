@@ -133,7 +133,7 @@ def test_all_mistakes_are_told_at_once():
 
 
 def test_what_fails_on_an_image_fails_at_once():
-    with pytest.raises(DataError, match=r"fails on an image of shape \[28, 28, 1\]"):
+    with pytest.raises(DataError, match=r"fails on an image of uint8 of shape \[28, 28, 1\]"):
         Augment([{"name": "RandomCrop", "height": 40, "width": 40}], 28, 1)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lit_imgproc.data.base import BatchSize, DataError, ImageDataset, NumWorkers, Split
 from lit_imgproc.data.imagenet import toy
 from lit_imgproc.data.imagenet.base import ClassificationData
-from lit_imgproc.data.imagenet.datasets import ArrayDataset, FileDataset, held_out
+from lit_imgproc.data.imagenet.datasets import ArrayDataset, FileDataset
 from lit_imgproc.data.imagenet.folder import list_images
 from lit_imgproc.data.imagenet.known import (
     CIFAR_CLASSES,
@@ -21,7 +21,8 @@ from lit_imgproc.data.imagenet.known import (
     read_digits,
     read_idx_set,
 )
-from lit_imgproc.data.readable import Unreadable
+from lit_imgproc.data.readable import OnError
+from lit_imgproc.data.splits import held_out
 from lit_imgproc.data.transforms import Augment, AugmentChoice
 from lit_imgproc.inputs import InputSpec, Interpolation, Resize
 
@@ -66,7 +67,7 @@ class ImageFolder(ClassificationData):
         augment: What training does, for example ``{"train": "random_resized_crop"}``.
         batch_size: Images in a batch of one process.
         num_workers: Processes that load images; ``None`` goes by the CPUs of this rank.
-        unreadable: What happens when an image can no longer be read in mid-run: ``stop``, or
+        on_error: What happens when an image can no longer be read in mid-run: ``stop``, or
             ``skip`` it, with a warning and the metric ``data/skipped``. In training another image
             then takes its place; an evaluation is of the images that can be read.
         seed: Seed of the order of the images and of their augmentations.
@@ -91,11 +92,11 @@ class ImageFolder(ClassificationData):
         augment: AugmentChoice = None,
         batch_size: BatchSize = 32,
         num_workers: NumWorkers = None,
-        unreadable: Unreadable = "stop",
+        on_error: OnError = "stop",
         seed: int = 0,
     ) -> None:
         super().__init__(augment=augment, batch_size=batch_size, num_workers=num_workers, seed=seed)
-        self.unreadable = unreadable
+        self.on_error = on_error
         self.root = Path(root)
         self.index = index
         self.images_per_class = images_per_class

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +103,10 @@ class ArrayDataset(ClassificationDataset):
         super().__init__(names, labels, class_names, spec, augment)
         self.images = images
 
+    def size(self, index: int) -> tuple[int, ...]:
+        """Height and width of the image."""
+        return tuple(self.images.shape[1:3])
+
     def image(self, index: int) -> Pixels:
         """The image itself, not a copy."""
         pixels: Pixels = self.images[index]
@@ -140,6 +144,10 @@ class FileDataset(ClassificationDataset):
     ) -> None:
         super().__init__(names, labels, class_names, spec, augment)
         self.root = root
+
+    def size(self, index: int) -> tuple[int, ...]:
+        """Height and width of the image."""
+        return self.image(index).shape[:2]
 
     def image(self, index: int) -> Pixels:
         """The decoded file."""
@@ -195,22 +203,3 @@ def pixel_statistics(images: Iterable[Pixels]) -> tuple[list[float], list[float]
         squares = squares + pixels * (deviation**2 + mean**2)
     mean = total / max(count, 1)
     return mean.tolist(), np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0)).tolist()
-
-
-def held_out(
-    names: Sequence[str], strata: Sequence[Hashable], fraction: float
-) -> NDArray[np.bool_]:
-    """Which images are held out: the same share of every stratum, whatever the seed or machine.
-
-    Within a stratum the images with the smallest SHA-256 of their names are held out, so that
-    adding images hardly moves the others. A stratum of two or more images gives at least one.
-    """
-    members: dict[Hashable, list[tuple[bytes, int]]] = {}
-    for index, (name, stratum) in enumerate(zip(names, strata, strict=True)):
-        digest = hashlib.sha256(name.encode()).digest()
-        members.setdefault(stratum, []).append((digest, index))
-    chosen = np.zeros(len(names), np.bool_)
-    for ranked in members.values():
-        count = max(round(fraction * len(ranked)), 1) if len(ranked) > 1 else 0
-        chosen[[index for _, index in sorted(ranked)[:count]]] = True
-    return chosen

@@ -9,7 +9,8 @@ import numpy as np
 
 from lit_imgproc.data.base import DataError, Split
 from lit_imgproc.data.decode import IMAGE_SUFFIXES
-from lit_imgproc.data.imagenet.datasets import Labels, held_out
+from lit_imgproc.data.imagenet.datasets import Labels
+from lit_imgproc.data.splits import held_out
 
 FOLDERS: dict[str, Split] = {
     "train": "train",

@@ -8,7 +8,7 @@ import torch
 
 from lit_imgproc.data.base import DataError
 from lit_imgproc.data.imagenet.datamodule import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
-from lit_imgproc.data.imagenet.datasets import held_out, pixel_statistics
+from lit_imgproc.data.imagenet.datasets import pixel_statistics
 from lit_imgproc.data.imagenet.toy import write_folder
 
 KINDS = [ImageFolder, FashionMNIST, MNIST, CIFAR10, Digits]
@@ -223,15 +223,6 @@ def test_a_wrong_augmentation_is_refused(toys):
     with pytest.raises(DataError, match="did you mean crop_flip"):
         make(MNIST, toys[MNIST], augment={"train": "crop_flop"}).prepare()
 
-
-def test_held_out_is_stratified_and_stable():
-    names = [f"{number}.png" for number in range(1000)]
-    strata = [number % 4 if number < 900 else 4 for number in range(1000)]
-    out = held_out(names, strata, 0.2)
-    assert np.bincount(np.array(strata)[out]).tolist() == [45, 45, 45, 45, 20]
-    again = held_out(names[::-1], strata[::-1], 0.2)[::-1]
-    np.testing.assert_array_equal(out, again)
-    assert held_out(["a", "b", "c"], ["x", "x", "y"], 0.01).sum() == 1
 
 
 def test_statistics_weigh_images_by_their_pixels():
