@@ -4,6 +4,7 @@ Everything here is ``uint8`` RGB ``[H, W, 3]``. OpenCV draws: a figure of a plot
 hundred times longer, and these are drawn while a network trains.
 """
 
+import colorsys
 import math
 from collections.abc import Sequence
 
@@ -14,18 +15,27 @@ Picture = npt.NDArray[np.uint8]
 
 TILE = 112
 """The least side of a tile in pixels, so that a 28-pixel image can be seen."""
+STRETCH = (2, 98)
+"""Percentiles of a channel that are shown as black and as full."""
+IGNORED = 255
+"""In a mask: what no class is asked of."""
+GOLDEN = 0.618034
 _CAPTION = 15
 _INK = {"plain": (30, 30, 30), "right": (0, 110, 40), "wrong": (190, 20, 20)}
 
 
 def tile(image: npt.NDArray[np.floating]) -> Picture:
-    """Turn one image ``[C, H, W]`` in [0, 1] into a tile of at least :data:`TILE` pixels a side.
+    """Turn one image ``[C, H, W]`` into a tile of at least :data:`TILE` pixels a side.
 
-    One channel is shown as grey; of more than three, the first three are shown.
+    One channel is shown as grey; of more than three, the first three are shown. Values outside
+    [0, 1], of reflectances or Hounsfield units, are stretched over :data:`STRETCH`.
     """
     import cv2
 
     channels = image[:3] if image.shape[0] >= 3 else np.repeat(image[:1], 3, axis=0)
+    if channels.min() < 0 or channels.max() > 1:
+        low, high = np.percentile(channels, STRETCH, axis=(1, 2), keepdims=True)
+        channels = (channels - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
     pixels = (np.clip(channels, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
     scale = max(1, -(-TILE // min(pixels.shape[:2])))
     size = (pixels.shape[1] * scale, pixels.shape[0] * scale)
@@ -57,6 +67,39 @@ def overlay(picture: Picture, heat: npt.NDArray[np.floating], opacity: float = 0
     colours = cv2.cvtColor(cv2.applyColorMap(bytes_, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     mixed = picture.astype(np.float32) * (1 - opacity) + colours.astype(np.float32) * opacity
     return (mixed + 0.5).astype(np.uint8)
+
+
+def outline(picture: Picture, boxes: npt.NDArray[np.floating], classes: Sequence[int]) -> Picture:
+    """Draw boxes ``[N, 4]``, xyxy in pixels of the picture, each in the colour of its class."""
+    import cv2
+
+    drawn = np.ascontiguousarray(picture)
+    drawn = drawn.copy() if drawn is picture else drawn
+    for (left, top, right, bottom), one in zip(boxes.tolist(), classes, strict=True):
+        corners = (round(left), round(top)), (round(right) - 1, round(bottom) - 1)
+        cv2.rectangle(drawn, *corners, colour(one), 1)
+    return drawn
+
+
+def paint(picture: Picture, mask: npt.NDArray[np.integer], opacity: float = 0.45) -> Picture:
+    """Lay the classes of a mask ``[h, w]`` over a picture: 0 stays clear, 255 becomes black."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    whole = cv2.resize(mask.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST)
+    table = {one: colour(one) if one != IGNORED else (0, 0, 0) for one in np.unique(whole).tolist()}
+    painted = picture.astype(np.float32)
+    for one, ink in table.items():
+        if one != 0:
+            there = whole == one
+            painted[there] = painted[there] * (1 - opacity) + np.array(ink, np.float32) * opacity
+    return (painted + 0.5).astype(np.uint8)
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """A colour for a class: neighbours in number are far apart in hue."""
+    red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN % 1, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def grid(tiles: Sequence[Picture], gap: int = 4) -> Picture:

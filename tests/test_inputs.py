@@ -90,3 +90,54 @@ def test_what_is_no_image_is_refused(image):
 def test_plain_values_round_trip_through_json():
     spec = InputSpec(1, (28, 30), "squash", 0.9, "bicubic", (0.0, 16.0))
     assert InputSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3, 5, 13, 120])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area"])
+def test_any_number_of_bands_of_any_type_is_scaled_band_by_band(dtype, channels, interpolation):
+    image = (np.random.default_rng(0).random((40, 50, channels)) * 9000).astype(dtype)
+    spec = InputSpec(channels, (16, 20), "squash", 1.0, interpolation, (0, 9000))
+    found = spec(image)
+    assert found.dtype == dtype
+    one = InputSpec(1, (16, 20), "squash", 1.0, interpolation, (0, 9000))
+    bands = np.concatenate([one(image[..., band]) for band in range(channels)], 2)
+    np.testing.assert_allclose(found, bands, rtol=1e-6, atol=1e-2)
+
+
+def test_only_images_of_8_bits_are_given_to_networks_in_0_to_1():
+    assert InputSpec(1, (2, 2)).to_network(np.full((2, 2, 1), 51, np.uint8)).max() == np.float32(
+        0.2
+    )
+    reflectance = np.full((2, 2, 13), 9000, np.uint16)
+    values = InputSpec(13, (2, 2), value_range=(0, 10000)).to_network(reflectance)
+    assert values.dtype == np.float32
+    assert values.max() == 9000
+
+
+def test_an_image_of_another_type_or_number_of_bands_is_refused():
+    with pytest.raises(UserError, match=r"must be uint8 of shape.*got float32"):
+        InputSpec(3, (8, 8))(np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(UserError, match="must be uint8 or uint16 or int16 or float32"):
+        InputSpec(3, (8, 8), value_range=(0, 1))(np.zeros((8, 8, 3), np.complex64))
+    with pytest.raises(UserError, match="has 4 channels where 13 are needed"):
+        InputSpec(13, (8, 8), value_range=(0, 1))(np.zeros((8, 8, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "expected"),
+    [
+        ((480, 640), (800, 1333), (800, 1067)),
+        ((640, 480), (800, 1333), (1067, 800)),
+        ((300, 900), (800, 1333), (444, 1333)),
+        ((800, 1000), (800, 1333), (800, 1000)),
+    ],
+)
+def test_fit_keeps_the_aspect_ratio_within_both_sides(given, size, expected):
+    image = np.zeros((*given, 3), np.uint8)
+    assert InputSpec(3, size, "fit")(image).shape[:2] == expected
+
+
+def test_none_leaves_the_size_as_it_is():
+    image = ramp(30, 50)
+    assert InputSpec(3, (8, 8), "none")(image) is image

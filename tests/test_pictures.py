@@ -49,3 +49,35 @@ def test_a_grid_is_about_square_with_an_even_number_of_columns(count, columns):
     sheet = pictures.grid([np.zeros((112, 112, 3), np.uint8)] * count)
     assert (sheet.shape[1] - 4) // 116 == columns
     assert (sheet.shape[0] - 4) // 116 == -(-count // columns)
+
+
+def test_values_beyond_0_to_1_are_stretched():
+    bands = np.linspace(-1000, 3000, 4 * 112 * 112, dtype=np.float32).reshape(4, 112, 112)
+    tile = pictures.tile(bands)
+    assert tile.reshape(-1, 3).min(0).tolist() == [0, 0, 0]
+    assert tile.reshape(-1, 3).max(0).tolist() == [255, 255, 255]
+    assert (pictures.tile(np.full((1, 112, 112), 7.0, np.float32)) == 0).all()
+
+
+def test_boxes_are_drawn_at_their_edges_in_the_colour_of_their_class():
+    picture = np.zeros((40, 40, 3), np.uint8)
+    drawn = pictures.outline(picture, np.float32([[5, 6, 20, 30], [0, 0, 40, 40]]), [1, 2])
+    assert not picture.any()
+    assert drawn[6, 5].tolist() == drawn[29, 19].tolist() == list(pictures.colour(1))
+    assert drawn[0, 0].tolist() == drawn[39, 39].tolist() == list(pictures.colour(2))
+    assert not drawn[10, 10].any()
+
+
+def test_a_mask_colours_its_classes_and_leaves_the_ground():
+    picture = np.full((4, 4, 3), 200, np.uint8)
+    painted = pictures.paint(picture, np.array([[0, 1], [2, 255]]), opacity=0.5)
+    assert (painted[:2, :2] == 200).all()
+    assert (painted[2:, 2:] == 100).all()
+    expected = (200 + np.array(pictures.colour(1))) / 2
+    assert np.abs(painted[0, 3] - expected).max() <= 1
+    assert painted[0, 3].tolist() != painted[3, 0].tolist()
+
+
+def test_colours_of_the_first_classes_differ():
+    colours = {pictures.colour(number) for number in range(50)}
+    assert len(colours) == 50

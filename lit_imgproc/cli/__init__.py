@@ -11,6 +11,7 @@ import typer
 
 from lit_imgproc import __version__
 from lit_imgproc.cli.check import check
+from lit_imgproc.cli.data import app as data
 from lit_imgproc.cli.doctor import doctor
 from lit_imgproc.cli.list import list_recipes
 from lit_imgproc.cli.predict import predict
@@ -56,6 +57,7 @@ app.command("check")(check)
 app.command("train")(train)
 app.command("test")(test)
 app.command("predict")(predict)
+app.add_typer(data, name="data")
 app.command("runs")(runs)
 app.command("sync")(sync)
 app.command("ui")(ui)

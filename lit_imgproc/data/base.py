@@ -5,7 +5,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -205,6 +205,13 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def steps_per_epoch(self, world_size: int = 1) -> int:
         """Training batches that each of ``world_size`` processes sees in an epoch."""
         return len(self._train_batches(rank=0, world_size=world_size))
+
+    def training_order(self, epoch: int) -> Iterator[tuple[int, int]]:
+        """The images of an epoch of one process: pairs for :class:`ImageDataset`, in order."""
+        batches = self._train_batches(rank=0, world_size=1)
+        batches.set_epoch(epoch)
+        for batch in batches:
+            yield from batch
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled and augmented; its position is part of Lightning's checkpoints."""

@@ -1,26 +1,124 @@
 """From the bytes of a file to 8-bit pixels, or one sentence why not."""
 
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from lit_imgproc.data.errors import DataError
+from lit_imgproc.data.headers import Header, Incomplete, is_cut_short, read_header
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 )
+CUT_SHORT = "the file is cut short; copy or download it again."
 
-JPEG = b"\xff\xd8\xff"
-PNG = b"\x89PNG\r\n\x1a\n"
+# What libjpeg warns of although it has lost nothing. After its other warnings it guesses pixels.
+HARMLESS = ("Invalid SOS parameters for sequential JPEG", "Unknown Adobe color transform code")
+
+# Exif's orientations: whether rows become columns, and then what cv2.flip is told.
+UPRIGHT = {2: (0, 1), 3: (0, -1), 4: (0, 0), 5: (1, None), 6: (1, 1), 7: (1, -1), 8: (1, 0)}
+
+
+class Encoded:
+    """An image file that has been read but not decoded.
+
+    What is done with an image may depend on its size, which the header tells, and may need it at a
+    fraction of its size only, which takes a JPEG a fraction of the time.
+
+    Args:
+        data: All bytes of the file.
+        path: Of the file, for what is said about it.
+        channels: 3 for RGB, 1 for grey.
+
+    Attributes:
+        shape: Height, width and channels of the upright image.
+
+    Raises:
+        DataError: It is no image, cut short at first sight, larger than
+            :data:`~lit_imgproc.data.headers.MAX_PIXELS`, or of more than 8 bits a channel.
+    """
+
+    def __init__(self, data: bytes, path: str | Path, channels: int) -> None:
+        self.data = data
+        self.path = path
+        try:
+            self.header: Header = read_header(data)
+        except Incomplete:
+            problem = CUT_SHORT if data else "the file is empty."
+            raise DataError(f"{path}: {problem}") from None
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        self.shape = (*self.header.upright, channels)
+
+    def decode(self, factor: int = 1) -> NDArray[np.uint8]:
+        """Decode the image.
+
+        Args:
+            factor: 1, 2, 4 or 8: that many times smaller, sides being rounded up. Pixels are then
+                averages of ``factor * factor`` pixels, those of a JPEG nearly.
+
+        Returns:
+            uint8 ``[H,W,channels]``, writable.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        if self.header.kind == "JPEG":
+            return self._jpeg(factor)
+        image = self._other()
+        if factor > 1:
+            sides = tuple(-(-side // factor) for side in image.shape[1::-1])
+            image = np.asarray(cv2.resize(image, sides, interpolation=cv2.INTER_AREA), np.uint8)
+        return image.reshape(*image.shape[:2], self.shape[2])
+
+    def _jpeg(self, factor: int) -> NDArray[np.uint8]:
+        color = "RGB" if self.shape[2] == 3 else "GRAY"
+        least = (-(-self.header.height // factor), -(-self.header.width // factor))
+        arguments = (self.data, color, False, False, *least, factor)
+        try:
+            image: NDArray[np.uint8] = simplejpeg.decode_jpeg(*arguments)
+        except ValueError as error:
+            if not str(error).startswith(HARMLESS):
+                raise DataError(
+                    f"{self.path}: the JPEG is damaged or cut short ({str(error).rstrip('.')}); "
+                    "copy or download it again."
+                ) from error
+            image = simplejpeg.decode_jpeg(*arguments, strict=False)
+        if self.header.orientation == 1:
+            return image
+        turned, mirrored = UPRIGHT[self.header.orientation]
+        upright = cv2.transpose(image) if turned else image
+        if mirrored is not None:
+            upright = cv2.flip(upright, mirrored)
+        return np.asarray(upright, np.uint8).reshape(*upright.shape[:2], self.shape[2])
+
+    def _other(self) -> NDArray[np.uint8]:
+        if is_cut_short(self.header, len(self.data), self.data):
+            raise DataError(f"{self.path}: {CUT_SHORT}")
+        if self.header.kind == "PNG" and not _is_sound_png(self.data):
+            raise DataError(
+                f"{self.path}: the PNG is damaged (a checksum is wrong); copy or download it again."
+            )
+        mode = cv2.IMREAD_COLOR_RGB if self.shape[2] == 3 else cv2.IMREAD_GRAYSCALE
+        try:
+            image = cv2.imdecode(np.frombuffer(self.data, np.uint8), mode)
+        except cv2.error:
+            image = None
+        if image is None:
+            raise DataError(f"{self.path}: not an image that can be decoded; it is damaged.")
+        return np.asarray(image, np.uint8)
 
 
 def read_image(path: str | Path, channels: int) -> NDArray[np.uint8]:
     """Decode one image file.
 
-    The EXIF orientation is applied, palettes are expanded, an alpha channel is dropped as PIL's
-    ``convert("RGB")`` does, and of a file with several pages the first is taken.
+    The Exif orientation is applied, palettes are expanded, CMYK becomes RGB as PIL does it, an
+    alpha channel is dropped as PIL's ``convert("RGB")`` does, and of a file with several pages the
+    first is taken.
 
     Args:
         path: The file.
@@ -30,34 +128,36 @@ def read_image(path: str | Path, channels: int) -> NDArray[np.uint8]:
         uint8 ``[H,W,channels]``.
 
     Raises:
-        DataError: The file is missing, cut short or no image, or it has more than 8 bits a channel.
+        DataError: The file is missing, cut short, damaged, no image or too large, or it has more
+            than 8 bits a channel.
+    """
+    return read_encoded(path, channels).decode()
+
+
+def read_encoded(path: str | Path, channels: int) -> Encoded:
+    """Read one image file without decoding it.
+
+    Raises:
+        DataError: The file is missing, or as :class:`Encoded` says.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-    if _is_cut_short(data):
-        raise DataError(f"{path}: the file is cut short; copy or download it again.")
-    mode = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-    # With ANYDEPTH a deep image keeps its type and can be told from an 8-bit one: OpenCV would
-    # otherwise keep the high byte only, which turns 12-bit images nearly black.
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:  # raised for an empty buffer and for sizes beyond OpenCV's limit
-        image = None
-    if image is None:
-        raise DataError(f"{path}: not an image that can be decoded.")
-    if image.dtype != np.uint8:
-        raise DataError(
-            f"{path}: has {image.dtype} pixels where 8 bits a channel are needed; convert it first."
-        )
-    pixels: NDArray[np.uint8] = np.asarray(image, np.uint8).reshape(*image.shape[:2], channels)
-    return pixels
+    return Encoded(data, path, channels)
 
 
-def _is_cut_short(data: bytes) -> bool:
-    """Whether the end of a JPEG or PNG is missing, which OpenCV would fill with grey in silence."""
-    if data.startswith(JPEG):
-        # An embedded thumbnail ends before the image's own last scan starts.
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data.startswith(PNG) and b"IEND" not in data[-4096:]
+def _is_sound_png(data: bytes) -> bool:
+    """Whether all chunks have their checksums: OpenCV takes a damaged row as it comes."""
+    position = 8
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        end = position + 8 + length
+        found = zlib.crc32(memoryview(data)[position + 4 : end]).to_bytes(4, "big")
+        if found != data[end : end + 4]:
+            return False
+        if data[position + 4 : position + 8] == b"IEND":
+            return True
+        position = end + 4
+    return False

@@ -136,10 +136,14 @@ class Experiment:
         if self._in_use["data"].get("batch_size") == "auto":
             # From here on a number: it is recorded, and every rank gets the same.
             self.recipe["data"] = self.recipe["data"] | {"batch_size": find_batch_size(self.recipe)}
-        block = fill(self.recipe["data"], "datamodule", {"seed": self.seed})
-        datamodule = cast(ImageDataModule, build(block, "datamodule"))
+        datamodule = self.unread_data()
         datamodule.prepare()
         return datamodule
+
+    def unread_data(self) -> ImageDataModule:
+        """The data, before any file is looked at."""
+        block = fill(self.recipe["data"], "datamodule", {"seed": self.seed})
+        return cast(ImageDataModule, build(block, "datamodule"))
 
     @cached_property
     def module(self) -> ImageModule:

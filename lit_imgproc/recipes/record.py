@@ -80,6 +80,12 @@ def log_experiment(experiment: "Experiment", tracker: "MLflowTracker") -> None:
     )
     tracker.log_dict(data.input_spec().to_dict(), "input.json")
     log_provenance(tracker, provenance)
+    if data.left_out:
+        tracker.log_text("\n".join(data.left_out) + "\n", "provenance/left_out.txt")
+        tracker.log_metrics({"data/left_out": len(data.left_out)}, step=0)
+    if data.repaired:
+        tracker.log_dict(dict(data.repaired), "provenance/repaired.yaml")
+        tracker.log_metrics({"data/repaired": sum(data.repaired.values())}, step=0)
     log_dataset(
         tracker,
         name=frozen["data"]["name"],

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from lit_imgproc import checkpoints
 from lit_imgproc.data.base import ImageDataModule
-from lit_imgproc.data.decode import IMAGE_SUFFIXES, read_image
 from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
@@ -30,7 +29,8 @@ from lit_imgproc.tracking.records import (
 )
 
 DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
-Images = str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]]
+Image = str | Path | NDArray[Any]
+Images = Image | Sequence[Image]
 
 
 def load_run(run_id: str, *, uri: str | None = None) -> "Run":
@@ -154,12 +154,21 @@ class Run:
         datamodule.prepare()
         return datamodule
 
+    @cached_property
+    def _reader(self) -> ImageDataModule:
+        """A datamodule that opens files as those of the run were, wherever its own data are."""
+        block = dict(self.recipe["data"])
+        if "root" in block:
+            block["root"] = ""  # it may name the environment of another machine
+        return cast(ImageDataModule, build(block, "datamodule"))
+
     def predict(self, images: Images, *, batch_size: int = 32) -> list[dict[str, Any]]:
         """Predict images of any size, prepared as they were for evaluation.
 
         Args:
             images: a file, a folder (searched with its subfolders), an array ``[H, W]``,
-                ``[H, W, C]`` or ``[N, H, W, C]`` of uint8, or several of those.
+                ``[H, W, C]`` or ``[N, H, W, C]`` of the sample type that the run was trained on,
+                or several of those. Files are read as those of its data set.
             batch_size: how many images the network sees at once.
 
         Returns:
@@ -202,7 +211,7 @@ class Run:
         add_metrics(self.record, metrics, step=step, uri=self.uri)
         return metrics
 
-    def _opened(self, images: Images) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    def _opened(self, images: Images) -> Iterator[tuple[str, NDArray[Any]]]:
         """Names and pixels, one after another, so that a folder need not fit in memory."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
@@ -216,8 +225,9 @@ class Run:
                 raise UserError(f"there is no file or folder {path}")
             files = [path]
             if path.is_dir():
-                files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+                endings = tuple(self._reader.suffixes)
+                files = sorted(f for f in path.rglob("*") if f.name.lower().endswith(endings))
                 if not files:
                     raise UserError(f"the folder {path} holds no images")
             for file in files:
-                yield str(file), read_image(file, self.input_spec.channels)
+                yield str(file), self._reader.open(file)

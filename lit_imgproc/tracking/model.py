@@ -7,6 +7,7 @@ import shutil
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def log_model(
     network: nn.Module,
     input_spec: InputSpec,
     class_names: list[str],
-    example: NDArray[np.uint8],
+    example: NDArray[Any],
     register: str | None,
     alias: str | None,
 ) -> None:
@@ -48,11 +49,11 @@ def log_model(
 
     Args:
         tracker: The run. On ranks other than zero nothing happens.
-        network: From float ``[B,C,h,w]`` in [0,1] to probabilities ``[B,K]``: the normalization
+        network: From float ``[B,C,h,w]``, 8-bit images in [0,1], to probabilities ``[B,K]``: the normalization
             and the softmax or sigmoid are part of it. It is not changed.
         input_spec: How a raw image becomes what the network takes.
         class_names: Names of the K classes.
-        example: uint8 ``[2,H,W,C]``, two images that the model is stored with as input example.
+        example: ``[2,H,W,C]``, two images that the model is stored with as input example.
         register: Name in the model registry, or None.
         alias: Alias that the registered version gets, such as ``champion``, or None.
     """
@@ -71,7 +72,7 @@ def log_model(
             loader_module=pyfunc.__name__,
             data_path=str(data),
             code_paths=[str(PACKAGE)],
-            signature=_signature(example.shape[-1], class_names),
+            signature=_signature(example, class_names),
             input_example=example,
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIRED],
         )
@@ -91,8 +92,8 @@ def export(network: nn.Module, input_spec: InputSpec) -> torch.export.ExportedPr
     return torch.export.export(twin, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
-def _signature(channels: int, class_names: list[str]) -> ModelSignature:
-    images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels))
+def _signature(example: NDArray[Any], class_names: list[str]) -> ModelSignature:
+    images = TensorSpec(example.dtype, (-1, -1, -1, example.shape[-1]))
     scores = [ColSpec("double", f"probability/{name}") for name in class_names]
     outputs = Schema([ColSpec("string", "label"), ColSpec("double", "score"), *scores])
     return ModelSignature(inputs=Schema([images]), outputs=outputs)

@@ -32,26 +32,25 @@ class ImageClassifier:
         self.class_names: list[str] = description["class_names"]
         self.network = torch.export.load(folder / NETWORK).module()
 
-    def predict(
-        self, images: NDArray[np.uint8], params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    def predict(self, images: NDArray[Any], params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Classify images.
 
         Args:
-            images: uint8 ``[N,H,W,C]``, RGB or grey, of any height and width.
+            images: ``[N,H,W,C]`` of any height and width: uint8, RGB or grey; or float32 with the
+                bands and the values that the network was trained on.
             params: MLflow's; there are none.
 
         Returns:
             One row an image: ``label`` (the most probable class), ``score`` (its probability) and
             ``probability/CLASS`` for each class.
         """
-        low, high = self.input_spec.value_range
         parts = [np.empty((0, len(self.class_names)))]
         for start in range(0, len(images), IMAGES_AT_ONCE):
             prepared = [self.input_spec(item) for item in images[start : start + IMAGES_AT_ONCE]]
-            batch = torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2).float()
+            values = self.input_spec.to_network(np.stack(prepared))
+            batch = torch.from_numpy(values).permute(0, 3, 1, 2)
             with torch.inference_mode():
-                parts.append(self.network((batch - low) / (high - low)).double().numpy())
+                parts.append(self.network(batch).double().numpy())
         probabilities = np.concatenate(parts)
         best = probabilities.argmax(axis=1)
         columns: dict[str, Any] = {

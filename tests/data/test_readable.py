@@ -186,3 +186,28 @@ def test_some_images_by_their_numbers(root):
     data.on_error = "stop"
     with pytest.raises(DataError, match=names[3]):
         data.batch("val", [1, 3, 5])
+
+
+def test_what_differs_in_number_stays_a_list():
+    samples = [
+        {"image": torch.zeros(3, 4, 5), "boxes": torch.zeros(n, 4), "id": str(n), "label": n}
+        for n in (2, 2)
+    ]
+    batch = collate((samples, []))
+    assert batch["image"].shape == (2, 3, 4, 5)
+    assert [boxes.shape for boxes in batch["boxes"]] == [(2, 4), (2, 4)]
+    assert batch["label"].tolist() == [2, 2]
+    assert batch["id"] == ["2", "2"]
+    assert list(batch) == ["image", "id", "label", "boxes"]
+
+
+def test_images_and_masks_of_different_sizes_are_lists():
+    samples = [
+        {"image": torch.zeros(3, 4, n), "mask": torch.zeros(4, n), "geometry": {"scale": n}}
+        for n in (5, 6)
+    ]
+    batch = collate((samples, ["one was left out"]))
+    assert [image.shape for image in batch["image"]] == [(3, 4, 5), (3, 4, 6)]
+    assert [mask.shape for mask in batch["mask"]] == [(4, 5), (4, 6)]
+    assert batch["geometry"] == [{"scale": 5}, {"scale": 6}]
+    assert batch["skipped"] == ["one was left out"]

@@ -140,3 +140,65 @@ def test_what_fails_on_an_image_fails_at_once():
 def test_pixels_must_stay_bytes():
     with pytest.raises(DataError, match="normalization and tensors belong"):
         Augment([{"name": "Normalize"}], 28, 3)
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [(np.float32, 13), (np.uint16, 5), (np.uint8, 120)])
+def test_a_dihedral_turn_is_one_of_eight_and_keeps_every_value(dtype, channels):
+    image = (np.random.default_rng(0).random((16, 16, channels)) * 200).astype(dtype)
+    augment = Augment("dihedral", 16, channels, dtype)
+    eight = {np.rot90(view, k).tobytes() for view in (image, image[:, ::-1]) for k in range(4)}
+    seen = {np.ascontiguousarray(augment(image, seed)).tobytes() for seed in range(100)}
+    assert seen == eight
+
+
+@pytest.mark.parametrize("preset", ["crop_flip", "random_resized_crop", "dihedral", "flip"])
+def test_masks_and_boxes_move_with_their_image(preset):
+    # Bright 8x6 rectangle: wherever it goes, its mask and its box go too.
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[20:28, 30:36] = 255
+    mask = (image[..., 0] > 0).astype(np.int64)
+    box, other = [30, 20, 36, 28], [0, 60, 4, 64]
+    masks = np.stack([mask, np.zeros_like(mask)]).astype(np.uint8)
+    masks[1, 60:, :4] = 1
+    augment = Augment(preset, 64, 3)
+    for seed in range(40):
+        found = augment.sample(
+            seed, image=image, mask=mask, boxes=np.float32([box, other]), masks=masks
+        )
+        assert found["image"].shape[:2] == found["mask"].shape == found["masks"].shape[1:]
+        assert found["mask"].dtype == np.int64
+        assert (found["image"] == augment(image, seed)).all()
+        bright, labelled = found["image"][..., 0] > 127, found["mask"] == 1
+        assert np.count_nonzero(bright ^ labelled) <= 0.2 * np.count_nonzero(labelled) + 40
+        assert len(found["boxes"]) == len(found["masks"]) == len(found["kept"])
+        for (left, top, right, bottom), one, kept in zip(
+            found["boxes"], found["masks"], found["kept"], strict=True
+        ):
+            rows, columns = np.nonzero(one)
+            assert kept in (0, 1)
+            if len(rows):  # a sliver of a box may hold no pixel's centre
+                edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                assert np.abs(np.subtract(edges, [left, top, right, bottom])).max() <= 2.5
+
+
+def test_what_comes_from_outside_is_ignored_in_a_mask_and_of_no_instance():
+    augment = Augment("crop_flip", 32, 3)
+    image, mask = np.full((32, 32, 3), 9, np.uint8), np.ones((32, 32), np.int64)
+    for seed in range(20):
+        found = augment.sample(seed, image=image, mask=mask, masks=np.ones((1, 32, 32), np.uint8))
+        outside = found["image"][..., 0] == 0
+        assert (found["mask"][outside] == 255).all()
+        assert (found["mask"][~outside] == 1).all()
+        assert (found["masks"][0] == ~outside).all()
+
+
+def test_an_image_without_objects_stays_one_without():
+    found = Augment("flip", 8, 1).sample(
+        3,
+        image=np.zeros((8, 8, 1), np.uint8),
+        boxes=np.zeros((0, 4), np.float32),
+        masks=np.zeros((0, 8, 8), np.uint8),
+    )
+    assert found["boxes"].shape == (0, 4)
+    assert found["kept"].shape == (0,)
+    assert found["masks"].shape == (0, 8, 8)

@@ -224,7 +224,6 @@ def test_a_wrong_augmentation_is_refused(toys):
         make(MNIST, toys[MNIST], augment={"train": "crop_flop"}).prepare()
 
 
-
 def test_statistics_weigh_images_by_their_pixels():
     images = [np.full((2, 2, 1), 255, np.uint8), np.zeros((2, 6, 1), np.uint8)]
     mean, std = pixel_statistics(images)

@@ -1,0 +1,126 @@
+"""``lit-imgproc data``: prepare, verify, measure and show the data of a recipe."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lit_imgproc.cli.arguments import AsJson, Overrides, RecipeName, Toy
+
+if TYPE_CHECKING:
+    from lit_imgproc.data.base import ImageDataModule
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def data() -> None:
+    """Prepare, verify, measure and show the data of a recipe.
+
+    Example: lit-imgproc data show classification/resnet20_fashion_mnist
+    """
+
+
+@app.command()
+def verify(
+    recipe: RecipeName, overrides: Overrides = None, toy: Toy = False, as_json: AsJson = False
+) -> None:
+    """Decode every image, check its annotations, and look for leaks between the splits.
+
+    Exit code 1 where something is wrong.
+
+    Example: lit-imgproc data verify my_recipe.yaml
+    """
+    from dataclasses import asdict
+
+    from lit_imgproc.data.verify import verify
+
+    report = verify(_datamodule(recipe, overrides, toy), _progress)
+    for remark in report.remarks:
+        print(f"remark: {remark}")
+    for problem in report.problems:
+        print(f"problem: {problem}")
+    counted = ", ".join(f"{count} {split}" for split, count in report.images.items())
+    print(
+        f"{counted or 'no'} images: {len(report.problems)} problems, {len(report.remarks)} remarks"
+    )
+    if report.fingerprint:
+        print(f"fingerprint {report.fingerprint}")
+    if as_json:
+        print(json.dumps(asdict(report)))
+    raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def stats(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    toy: Toy = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw class balance and channels into this PNG file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count images, sizes and classes, and measure the channels.
+
+    Example: lit-imgproc data stats my_recipe.yaml --figure balance.png
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from lit_imgproc.data import stats as statistics
+
+    found = statistics.stats(_datamodule(recipe, overrides, toy), _progress)
+    splits = Table("", *found, box=None)
+    for name, row in statistics.rows(found):
+        splits.add_row(name, *row)
+    Console().print(splits)
+    if figure is not None:
+        statistics.figure(found).savefig(figure, dpi=100)
+        print(f"wrote {figure}")
+    if as_json:
+        print(json.dumps({split: one.to_dict() for split, one in found.items()}))
+
+
+@app.command()
+def show(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    toy: Toy = False,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Whose images.")] = "train",
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
+    epoch: Annotated[
+        int, typer.Option(min=0, help="The epoch whose first training images are shown.")
+    ] = 0,
+    plain: Annotated[bool, typer.Option("--plain", help="Without augmentation.")] = False,
+    output: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("samples.png"),
+) -> None:
+    """Draw what training sees: augmented images with their labels, boxes or masks.
+
+    Example: lit-imgproc data show quickstart --images 32 --output digits.png
+    """
+    import cv2
+
+    from lit_imgproc.data.show import contact_sheet
+
+    found = _datamodule(recipe, overrides, toy)
+    augmented = split == "train" and not plain
+    sheet = contact_sheet(found, split, images, augmented=augmented, epoch=epoch)
+    if not cv2.imwrite(str(output), sheet[:, :, ::-1]):
+        raise typer.BadParameter(f"{output} cannot be written", param_hint="--output")
+    print(f"wrote {output}")
+
+
+def _datamodule(recipe: str, overrides: list[str] | None, toy: bool) -> "ImageDataModule":
+    """The data of a recipe, not read yet."""
+    from lit_imgproc.recipes.experiment import load_recipe
+
+    return load_recipe(recipe, *(overrides or ()), toy=toy).unread_data()
+
+
+def _progress(values: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    from rich.progress import track
+
+    return track(values, f"{what:>8}", total, transient=True)

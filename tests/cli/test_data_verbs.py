@@ -1,0 +1,94 @@
+"""`lit-imgproc data …` as it is typed."""
+
+import json
+import sys
+
+import cv2
+import pytest
+
+from lit_imgproc.cli import main
+from lit_imgproc.data.imagenet.datamodule import ImageFolder
+
+RECIPE = """\
+extends: base/classification.yaml
+model: {network: {name: test_resnet}}
+data: {name: image_folder, root: shapes, image_size: 32, num_workers: 0, augment: {train: flip}}
+"""
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run a verb beside a recipe of three shapes: exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    ImageFolder.write_toy(tmp_path / "shapes")
+    (tmp_path / "shapes.yaml").write_text(RECIPE)
+    path = list(sys.path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lit-imgproc", "data", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        monkeypatch.setattr(sys, "path", path)
+        return ending.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_verify_counts_and_fingerprints(run):
+    code, out, _ = run("verify", "shapes.yaml", "--json")
+    assert code == 0
+    report = json.loads(out.splitlines()[-1])
+    assert report["images"] == {"train": 48, "val": 12, "test": 24}
+    assert report["problems"] == []
+    data = ImageFolder(root="shapes", image_size=32, num_workers=0)
+    assert f"fingerprint {data.fingerprint()}" in out
+
+
+def test_verify_tells_what_is_wrong_and_exits_with_1(run, tmp_path):
+    leaked = (tmp_path / "shapes/train/disc/disc_0.jpg").read_bytes()
+    (tmp_path / "shapes/test/disc/leaked.jpg").write_bytes(leaked)
+    code, out, _ = run("verify", "shapes.yaml")
+    assert code == 1
+    assert (
+        "problem: test/disc/leaked.jpg of test is the same pixels as train/disc/disc_0.jpg of train"
+    ) in out
+    assert "48 train, 12 val, 25 test images: 1 problems, 0 remarks" in out
+
+
+def test_stats_prints_a_table_and_draws_a_figure(run, tmp_path):
+    code, out, _ = run("stats", "shapes.yaml", "--figure", "balance.png", "--json")
+    assert code == 0
+    assert "16 (33.3%)" in out
+    found = json.loads(out.splitlines()[-1])
+    assert found["train"]["classes"] == {"disc": 16, "ring": 16, "square": 16}
+    assert cv2.imread(str(tmp_path / "balance.png")).shape[1] == 1100
+
+
+def test_show_draws_what_training_would_see(run, tmp_path):
+    code, out, _ = run("show", "shapes.yaml", "data.augment.train=random_resized_crop")
+    assert code == 0
+    assert "wrote samples.png" in out
+    first = cv2.imread(str(tmp_path / "samples.png"))
+    run("show", "shapes.yaml", "--plain", "--output", "plain.png")
+    run("show", "shapes.yaml", "data.augment.train=random_resized_crop", "--epoch", "1")
+    assert (first != cv2.imread(str(tmp_path / "samples.png"))).any()
+    assert cv2.imread(str(tmp_path / "plain.png")).any()
+
+
+def test_show_needs_a_file_it_can_write(run):
+    code, _, err = run("show", "shapes.yaml", "--output", "nowhere/at/all.png")
+    assert code == 2
+    assert "nowhere/at/all.png cannot be written" in err
+
+
+@pytest.mark.parametrize("verb", ["verify", "stats", "show"])
+def test_every_verb_works_on_generated_data(run, verb):
+    code, _, err = run(verb, "quickstart", "--toy")
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("verb", ["verify", "stats", "show"])
+def test_a_data_set_that_is_not_there_is_one_sentence(run, verb):
+    code, out, err = run(verb, "shapes.yaml", "data.root=elsewhere")
+    assert code == (1 if verb == "verify" else 2)
+    assert "elsewhere: there is no such folder (data.root)." in out + err
