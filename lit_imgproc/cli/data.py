@@ -115,9 +115,9 @@ def show(
 
 def _datamodule(recipe: str, overrides: list[str] | None, toy: bool) -> "ImageDataModule":
     """The data of a recipe, not read yet."""
-    from lit_imgproc.recipes.experiment import load_recipe
+    from lit_imgproc.recipes.experiment import load_data
 
-    return load_recipe(recipe, *(overrides or ()), toy=toy).unread_data()
+    return load_data(recipe, *(overrides or ()), toy=toy)
 
 
 def _progress(values: Iterable[Any], what: str, total: int) -> Iterable[Any]:

@@ -54,12 +54,17 @@ class Encoded:
             raise DataError(f"{path}: {error}") from None
         self.shape = (*self.header.upright, channels)
 
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether it can be decoded at a fraction of its size."""
+        return self.header.kind == "JPEG"
+
     def decode(self, factor: int = 1) -> NDArray[np.uint8]:
         """Decode the image.
 
         Args:
-            factor: 1, 2, 4 or 8: that many times smaller, sides being rounded up. Pixels are then
-                averages of ``factor * factor`` pixels, those of a JPEG nearly.
+            factor: 1, and of a JPEG also 2, 4 or 8: that many times smaller, sides being rounded
+                up. Its pixels then nearly are averages of ``factor * factor`` pixels.
 
         Returns:
             uint8 ``[H,W,channels]``, writable.
@@ -67,13 +72,8 @@ class Encoded:
         Raises:
             DataError: It is damaged.
         """
-        if self.header.kind == "JPEG":
-            return self._jpeg(factor)
-        image = self._other()
-        if factor > 1:
-            sides = tuple(-(-side // factor) for side in image.shape[1::-1])
-            image = np.asarray(cv2.resize(image, sides, interpolation=cv2.INTER_AREA), np.uint8)
-        return image.reshape(*image.shape[:2], self.shape[2])
+        image = self._jpeg(factor) if self.is_jpeg else self._other()
+        return image.reshape(*image.shape[:2], self.shape[2])  # OpenCV drops a single channel
 
     def _jpeg(self, factor: int) -> NDArray[np.uint8]:
         color = "RGB" if self.shape[2] == 3 else "GRAY"
@@ -92,9 +92,8 @@ class Encoded:
             return image
         turned, mirrored = UPRIGHT[self.header.orientation]
         upright = cv2.transpose(image) if turned else image
-        if mirrored is not None:
-            upright = cv2.flip(upright, mirrored)
-        return np.asarray(upright, np.uint8).reshape(*upright.shape[:2], self.shape[2])
+        upright = upright if mirrored is None else cv2.flip(upright, mirrored)
+        return np.asarray(upright, np.uint8)
 
     def _other(self) -> NDArray[np.uint8]:
         if is_cut_short(self.header, len(self.data), self.data):

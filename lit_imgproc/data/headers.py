@@ -206,7 +206,8 @@ def _webp_exif(data: bytes, end: int) -> bytes:
 def _netpbm(data: bytes) -> Header:
     kind = int(data[1:2])
     count = 2 if kind in (1, 4) else 3  # a bitmap has no largest value
-    numbers, position = [], 2
+    numbers: list[int] = []
+    position = 2
     while len(numbers) < count:
         while data[position : position + 1].isspace() or data[position] == ord("#"):
             position = data.index(b"\n", position) if data[position] == ord("#") else position + 1

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,12 +51,30 @@ def load_recipe(recipe: str | Path, *overrides: str, toy: bool = False) -> "Expe
     Raises:
         RecipeError: everything that is wrong with it, a line each.
     """
+    return Experiment(_checked(recipe, overrides, toy=toy))
+
+
+def load_data(recipe: str | Path, *overrides: str, toy: bool = False) -> ImageDataModule:
+    """The data of a recipe, before any file is looked at. The recipe may have no ``model:``.
+
+    Args:
+        recipe: See :func:`load_recipe`, as for the others.
+
+    Raises:
+        RecipeError: everything that is wrong with it, a line each.
+    """
+    return Experiment(_checked(recipe, overrides, toy=toy, data_only=True)).unread_data()
+
+
+def _checked(
+    recipe: str | Path, overrides: Sequence[str], *, toy: bool, data_only: bool = False
+) -> Composed:
     composed = compose(str(recipe), overrides, toy=toy)
-    validate(composed)
+    validate(composed, data_only=data_only)
     if toy and not any(override.startswith("data.root=") for override in overrides):
         name = composed.values["data"]["name"]
         composed.values["data"]["root"] = str(_toy_data(resolve("datamodule", name)))
-    return Experiment(composed)
+    return composed
 
 
 def resume_run(run: str | Path, *overrides: str, uri: str | None = None) -> "Experiment":

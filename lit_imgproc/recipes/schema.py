@@ -1,6 +1,7 @@
 """A constructor's signature is the schema: every value of a recipe is checked against it."""
 
 import json
+from collections.abc import Set
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -117,17 +118,21 @@ def trainer_parameters() -> Parameters:
     )
 
 
-def validate(composed: Composed) -> None:
+def validate(composed: Composed, *, data_only: bool = False) -> None:
     """Check every value of a recipe against the constructor that it will reach.
 
     Imports the classes that the recipe names, builds nothing, touches no data and no device.
+
+    Args:
+        composed: The recipe.
+        data_only: Whether it may go without a model, since its data alone are looked at.
 
     Raises:
         RecipeError: with all mistakes, a line each.
     """
     values, unset = references.resolve(composed.values, environment=True)
     checker = _Checker(composed.values)
-    checker.recipe(values)
+    checker.recipe(values, {"model"} if data_only else set())
     mistakes: list[Mistake] = []
     for found in (composed.mistakes, unset, checker.mistakes):
         # What could not be replaced is not a value of a wrong type as well.
@@ -148,9 +153,9 @@ class _Checker:
         """Note a mistake."""
         self.mistakes.append(Mistake(path, sentence))
 
-    def recipe(self, values: dict[str, Any]) -> None:
+    def recipe(self, values: dict[str, Any], optional: Set[str]) -> None:
         """Check the top level and everything below it."""
-        self.keys(values, parameters(Recipe), ())
+        self.keys(values, parameters(Recipe), (), optional)
         for key, kind in (("model", "module"), ("data", "datamodule")):
             if key in values:
                 self.block(values[key], kind, (key,))
@@ -185,10 +190,16 @@ class _Checker:
             except UserError as error:
                 self.report(path, str(error))
 
-    def keys(self, given: dict[str, Any], allowed: Parameters, path: KeyPath) -> None:
+    def keys(
+        self,
+        given: dict[str, Any],
+        allowed: Parameters,
+        path: KeyPath,
+        optional: Set[str] = FACTS,
+    ) -> None:
         """Check the keys of a block and the value of each."""
         for key, parameter in allowed.items():
-            if parameter.required and key not in given and key not in FACTS:
+            if parameter.required and key not in given and key not in optional:
                 needed = describe(parameter.annotation)
                 self.report((*path, key), f"missing; {needed} is needed")
         for key, value in given.items():

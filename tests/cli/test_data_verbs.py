@@ -10,8 +10,6 @@ from lit_imgproc.cli import main
 from lit_imgproc.data.imagenet.datamodule import ImageFolder
 
 RECIPE = """\
-extends: base/classification.yaml
-model: {network: {name: test_resnet}}
 data: {name: image_folder, root: shapes, image_size: 32, num_workers: 0, augment: {train: flip}}
 """
 

@@ -2,12 +2,14 @@
 
 import csv
 import os
+import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from lit_imgproc.data.base import DataError, Split
+from lit_imgproc.data.base import Split, raise_all
 from lit_imgproc.data.decode import IMAGE_SUFFIXES
 from lit_imgproc.data.imagenet.datasets import Labels
 from lit_imgproc.data.splits import held_out
@@ -19,7 +21,6 @@ FOLDERS: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
-SHOWN = 50
 
 Files = list[tuple[str, str]]
 """Names relative to the root, and labels as they are written: ``a|b`` is two labels."""
@@ -36,7 +37,7 @@ class Listing:
     @property
     def multilabel(self) -> bool:
         """Whether any image has several labels, or none."""
-        labels = (label for files in self.files.values() for _, label in files)
+        labels = {label for files in self.files.values() for _, label in files}
         return any("|" in label or not label for label in labels)
 
     @property
@@ -55,6 +56,17 @@ class Listing:
             row[[number[name] for name in _split_label(label)]] = 1
         return encoded
 
+    def names(self) -> list[str]:
+        """Every file once, whatever its split."""
+        return sorted({name for files in self.files.values() for name, _ in files})
+
+    def leave_out(self, unusable: Iterable[str]) -> None:
+        """Go on without some files."""
+        gone = set(unusable)
+        for split, files in self.files.items():
+            self.files[split] = [file for file in files if file[0] not in gone]
+        _check_classes(self)
+
     def draw(self, per_class: int, seed: int) -> None:
         """Keep ``per_class`` training images of each class, drawn by ``seed``."""
         if self.multilabel:
@@ -62,8 +74,10 @@ class Listing:
             return
         random = np.random.default_rng(seed)
         chosen: Files = []
-        for name in self.class_names:
-            members = [file for file in self.files["train"] if file[1] == name]
+        by_class: dict[str, Files] = {name: [] for name in self.class_names}
+        for file in self.files["train"]:
+            by_class[file[1]].append(file)
+        for name, members in by_class.items():
             if len(members) < per_class:
                 self.problems.append(
                     f"data.images_per_class: {per_class} asked for, "
@@ -76,10 +90,7 @@ class Listing:
 
     def raise_problems(self) -> None:
         """Raise a ``DataError`` with one line for each problem, if there are any."""
-        if self.problems:
-            rest = len(self.problems) - SHOWN
-            more = [f"{self.root}: and {rest} more problems like these."] if rest > 0 else []
-            raise DataError("\n".join(self.problems[:SHOWN] + more))
+        raise_all(self.problems)
 
 
 def list_images(
@@ -124,18 +135,28 @@ def _list_classes(listing: Listing, folder: Path) -> Files:
     classes = _subfolders(folder)
     if not classes:
         listing.problems.append(f"{folder}: has no folders of classes.")
+    within = folder.relative_to(listing.root).as_posix()
+    within = "" if within == "." else f"{within}/"
     for name in classes:
-        names = sorted(
-            Path(parent, file).relative_to(listing.root).as_posix()
-            for parent, _, children in os.walk(folder / name)
-            for file in children
-            if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
-        )
+        names = sorted(_images(folder / name, f"{within}{name}"))
         if not names:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             listing.problems.append(f"{folder / name}: holds no images ({kinds}).")
         files += [(file, name) for file in names]
     return files
+
+
+def _images(folder: Path | str, name: str) -> Iterator[str]:
+    """The images in a folder and those in it, by ``name/…``; there may be millions."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not entry.is_symlink():  # which could lead back to where it lies
+                    yield from _images(entry.path, f"{name}/{entry.name}")
+            elif (
+                entry.name[0] != "." and posixpath.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+            ):
+                yield f"{name}/{entry.name}"
 
 
 def _list_index(listing: Listing, path: Path) -> None:
@@ -155,18 +176,33 @@ def _list_index(listing: Listing, path: Path) -> None:
         return
     if not rows:
         listing.problems.append(f"{path}: lists no images.")
+    lines: dict[str, tuple[int, str, Split]] = {}
     for line, row in enumerate(rows, start=2):
         split = FOLDERS.get(row["split"] or "") if "split" in columns else "train"
+        name, label = posixpath.normpath(row["path"]), row["label"]
         if split is None:
             listing.problems.append(
                 f"{path}:{line}: split is {row['split']!r}; train, val or test is needed."
             )
-        elif row["label"] is None:
+        elif label is None:
             listing.problems.append(f"{path}:{line}: the line has no label.")
-        elif not (listing.root / row["path"]).is_file():
+        elif name in lines:
+            listing.problems.append(f"{path}:{line}: {_again(name, label, split, lines[name])}")
+        elif not os.path.isfile(os.path.join(listing.root, name)):
             listing.problems.append(f"{path}:{line}: there is no file {row['path']}.")
         else:
-            listing.files.setdefault(split, []).append((row["path"], row["label"]))
+            lines[name] = line, label, split
+            listing.files.setdefault(split, []).append((name, label))
+
+
+def _again(name: str, label: str, split: Split, before: tuple[int, str, Split]) -> str:
+    """What is wrong with a file that another line lists, too."""
+    line, other_label, other_split = before
+    if split != other_split:
+        return f"{name} is in {split}, and in {other_split} by line {line}: one can be true."
+    if set(_split_label(label)) != set(_split_label(other_label)):
+        return f"{name} has the label {label!r}, and by line {line} {other_label!r}."
+    return f"{name} is listed twice, in line {line} before: delete one."
 
 
 def _hold_out(files: dict[Split, Files], val_fraction: float, test_fraction: float) -> None:
@@ -212,7 +248,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _classes(files: Files) -> set[str]:
-    return {name for _, label in files for name in _split_label(label)}
+    return {name for label in {label for _, label in files} for name in _split_label(label)}
 
 
 def _split_label(label: str) -> list[str]:

@@ -116,8 +116,7 @@ def normalized_difference(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float3
     """``(a - b) / (a + b)`` as float32, 0 where that is a division by zero."""
     a, b = a.astype(np.float32), b.astype(np.float32)
     total = a + b
-    result: NDArray[np.float32] = np.zeros_like(total)
-    return np.divide(a - b, total, out=result, where=total != 0)
+    return np.asarray(np.divide(a - b, total, out=np.zeros_like(total), where=total != 0))
 
 
 def _number(path: str, band: Band, known: dict[str, int]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -128,8 +129,9 @@ class Mosaic:
         self.nodata = nodata
         self._unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._file: Any = None
+        self._row = 0  # where the last tile began
         self._top = 0  # the raster's row that the accumulators begin with
-        self._weights: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._weights: dict[tuple[int, int], NDArray[np.float64]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +147,8 @@ class Mosaic:
                 self._finish()
         finally:
             if self._file is not None:
-                self._file.close()
+                with suppress(library().errors.RasterioError):
+                    self._file.close()
             self._unfinished.unlink(missing_ok=True)
 
     def add(
@@ -165,10 +168,10 @@ class Mosaic:
             DataError: The file cannot be written.
             ValueError: The tile begins above the one before it.
         """
-        if self._file is None:
-            self._begin(window, prediction)
         if window.row < self._row:
             raise ValueError(f"a tile of row {window.row} came after one of row {self._row}")
+        if self._file is None:
+            self._begin(window, prediction)
         self._row = window.row
         self._flush(window.row // BLOCK * BLOCK)
         inner = clip(window, self.raster.height, self.raster.width)
@@ -185,10 +188,10 @@ class Mosaic:
         if self.values == "labels":
             better = weight > self._total[rows]
             self._sums[0][rows][better] = part[0][better]
-            self._total[rows][better] = weight[better]
+            self._total[rows] = np.maximum(self._total[rows], weight)
         else:
             for band, value in zip(self._sums, part, strict=True):
-                band[rows] += value * weight
+                band[rows] += np.multiply(value, weight, dtype=band.dtype, casting="same_kind")
             self._total[rows] += weight
 
     def _begin(self, window: Window, prediction: NDArray[Any]) -> None:
@@ -208,8 +211,6 @@ class Mosaic:
         shape = (window.height + BLOCK, self.raster.width)
         self._sums = np.zeros((len(prediction), *shape), exact)
         self._total = np.zeros(shape, np.float32 if exact is np.uint8 else exact)
-        self._row = window.row
-        library()
         self._file = open_quietly(
             self._unfinished,
             "w",
@@ -243,10 +244,10 @@ class Mosaic:
             )
         return None
 
-    def _weight(self, height: int, width: int) -> NDArray[np.float32]:
+    def _weight(self, height: int, width: int) -> NDArray[np.float64]:
         if (height, width) not in self._weights:
             sides = taper_of(self.taper, height), taper_of(self.taper, width)
-            self._weights[height, width] = np.outer(*sides).astype(np.float32)
+            self._weights[height, width] = np.outer(*sides)
         return self._weights[height, width]
 
     def _reserve(self, rows: int) -> None:
@@ -258,15 +259,13 @@ class Mosaic:
 
     def _flush(self, end: int) -> None:
         """Write the rows above ``end`` and move what is below to the top of the accumulators."""
-        count = min(end, self.raster.height) - self._top
-        if count <= 0:
-            return
-        for first in range(0, count, BLOCK):
-            self._write(slice(first, min(first + BLOCK, count)))
-        for array in (*self._sums, self._total):
-            array[: len(array) - count] = array[count:]
-            array[len(array) - count :] = 0
-        self._top += count
+        while (count := min(end - self._top, len(self._total))) > 0:
+            for first in range(0, count, BLOCK):
+                self._write(slice(first, min(first + BLOCK, count)))
+            for array in (*self._sums, self._total):
+                array[: len(array) - count] = array[count:]
+                array[len(array) - count :] = 0
+            self._top += count
 
     def _write(self, rows: slice) -> None:
         assert self.dtype is not None
@@ -296,8 +295,36 @@ class Mosaic:
     def _finish(self) -> None:
         if self._file is None:
             raise DataError(f"{self.raster.path}: has no data at all, so nothing is predicted.")
-        self._reserve(self.raster.height - self._top)
         self._flush(self.raster.height)
         with self._writing():
             self._file.close()
         os.replace(self._unfinished, self.path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except library().errors.RasterioError as error:
+            raise DataError(f"{self.path}: cannot be written ({error}).") from error
+
+
+def taper_of(taper: Taper, size: int) -> NDArray[np.float64]:
+    """What a prediction counts along one side of a tile, at most 1 and nowhere 0."""
+    distance = np.abs(np.arange(size) - (size - 1) / 2)
+    if taper == "gaussian":
+        return np.asarray(np.exp(-0.5 * (distance / (SIGMA * size)) ** 2))
+    return 1 - distance / (size / 2) if taper == "linear" else np.ones(size)
+
+
+def _convert(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind not in "iu":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.asarray(np.rint(values).clip(limits.min, limits.max), dtype)
+
+
+def _holds(dtype: np.dtype[Any], value: float) -> bool:
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return float(value).is_integer() and limits.min <= value <= limits.max

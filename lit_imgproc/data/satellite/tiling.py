@@ -122,9 +122,7 @@ def _cuts(origin: float, step: float, length: int, block: float) -> list[tuple[i
     # The centre of a pixel decides where it belongs.
     numbers = np.floor((origin + step * (np.arange(length) + 0.5)) / block).astype(np.int64)
     starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), length]
-    return [
-        (int(numbers[first]), first, last) for first, last in pairwise(starts)
-    ]
+    return [(int(numbers[first]), first, last) for first, last in pairwise(starts)]
 
 
 def inside(block: Block, height: int, width: int, gap: int) -> Window:
