@@ -80,6 +80,20 @@ class InputSpec:
         image = self._convert_channels(image)
         return image if image.shape[:2] == self.size else self._scale(image)
 
+    def uncut(self, image: Pixels) -> Pixels:
+        """Scale an image as :meth:`__call__` does, but leave what ``crop`` cuts off, and never up.
+
+        To what comes out of this :meth:`__call__` does exactly what it does to the image itself.
+
+        Args:
+            image: ``[H,W,channels]``.
+        """
+        height, width = self._scaled_size(*image.shape[:2])
+        larger = height > image.shape[0] or width > image.shape[1]
+        return (
+            image if larger or image.shape[:2] == self.size else self._resize(image, height, width)
+        )
+
     def to_network(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """What a network is given of images that went through this: float32, 8 bits in [0, 1]."""
         values = images.astype(np.float32)
@@ -114,23 +128,27 @@ class InputSpec:
         raise UserError(f"An image has {given} channels where {self.channels} are needed.")
 
     def _scale(self, image: Pixels) -> Pixels:
-        height, width = image.shape[:2]
-        if self.resize == "none":
+        height, width = self._scaled_size(*image.shape[:2])
+        image = self._resize(image, height, width)
+        if self.resize != "crop":
             return image
+        top, left = (round((height - self.size[0]) / 2), round((width - self.size[1]) / 2))
+        return image[top : top + self.size[0], left : left + self.size[1]]
+
+    def _scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """Of an image of this size, before anything is cut off."""
+        if self.resize == "none":
+            return height, width
         if self.resize == "squash":
-            return self._resize(image, *self.size)
+            return self.size
         if self.resize == "fit":
             scale = min(min(self.size) / min(height, width), max(self.size) / max(height, width))
-            return self._resize(image, round(height * scale), round(width * scale))
+            return round(height * scale), round(width * scale)
         # Rounded as timm and torchvision do it, so that published accuracies can be repeated.
         cover_h, cover_w = (int(side / self.crop_fraction) for side in self.size)
         if cover_h * width >= cover_w * height:
-            cover_w = max(cover_w, cover_h * width // height)
-        else:
-            cover_h = max(cover_h, cover_w * height // width)
-        image = self._resize(image, cover_h, cover_w)
-        top, left = (round((cover_h - self.size[0]) / 2), round((cover_w - self.size[1]) / 2))
-        return image[top : top + self.size[0], left : left + self.size[1]]
+            return cover_h, max(cover_w, cover_h * width // height)
+        return max(cover_h, cover_w * height // width), cover_w
 
     def _resize(self, image: Pixels, height: int, width: int) -> Pixels:
         import cv2

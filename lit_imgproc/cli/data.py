@@ -24,6 +24,18 @@ def data() -> None:
 
 
 @app.command()
+def prepare(recipe: RecipeName, overrides: Overrides = None, toy: Toy = False) -> None:
+    """Make the copies for speed that a recipe's data.cache asks for, or what is missing of them.
+
+    It may be stopped and goes on where it was; others of the same server use what it made.
+
+    Example: lit-imgproc data prepare classification/resnet50_imagenet data.cache=jpeg
+    """
+    folder = _datamodule(recipe, overrides, toy).prepare_cache(_progress)
+    print(f"prepared {folder}")
+
+
+@app.command()
 def verify(
     recipe: RecipeName, overrides: Overrides = None, toy: Toy = False, as_json: AsJson = False
 ) -> None:

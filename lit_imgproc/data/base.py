@@ -5,7 +5,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -29,6 +29,9 @@ cv2.setNumThreads(0)
 Split = Literal["train", "val", "test"]
 BatchSize = Annotated[int, Gt(0)] | Literal["auto"]
 NumWorkers = Annotated[int, Ge(0)] | None
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""Passes an iterable on while it shows how far it is: of what, and of how many."""
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +159,24 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         for problem in problems:
             log.warning("left out: %s", problem)
         self.left_out += problems
+
+    def prepare_cache(self, progress: Progress) -> Path:
+        """Make the copies that ``cache`` asks for, or what is not there or damaged of them.
+
+        Args:
+            progress: Shows how far it is.
+
+        Returns:
+            The folder that they lie in.
+
+        Raises:
+            DataError: There are none to be made, or they cannot be.
+        """
+        raise DataError(f"{type(self).__name__} keeps no copies that could be prepared.")
+
+    def verify_cache(self, progress: Progress) -> list[str]:
+        """Read all of the prepared copies, if there are to be any; a sentence a damaged part."""
+        return []
 
     def prepare(self) -> None:
         """Read and check the data set, once; a second call does nothing."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import albumentations as A
 import cv2
+import numpy as np
 from albumentations.augmentations.geometric.functional import resize
 from numpy.typing import NDArray
 
@@ -14,7 +15,7 @@ Pixels = NDArray[Any]
 Box = tuple[int, int, int, int]
 
 
-class AveragedCrop(A.RandomResizedCrop):
+class AveragedCrop(A.RandomResizedCrop):  # type: ignore[misc]  # albumentations has no types
     """Albumentations' ``RandomResizedCrop``, but what shrinks to a half or less is averaged first.
 
     Bilinear sampling looks at four pixels. Where an image shrinks to less than a half it passes
@@ -29,21 +30,33 @@ class AveragedCrop(A.RandomResizedCrop):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draw a crop, and how many times smaller it is made."""
+        """Draw a crop; how many times smaller it is made; and whether it does not grow."""
         box: Box = super().get_params_dependent_on_data(params, data)["crop_coords"]
         left, top, right, bottom = box
         times = min((bottom - top) // self.size[0], (right - left) // self.size[1], 8)
-        factor = 1 << max(times.bit_length() - 1, 0)  # 1, 2, 4 or 8
-        return {"crop_coords": tuple(edge // factor * factor for edge in box), "factor": factor}
+        if times < 2:
+            return {"crop_coords": box, "factor": 1, "shrinks": times == 1}
+        factor = 1 << times.bit_length() - 1  # 2, 4 or 8
+        moved = tuple(edge // factor * factor for edge in box)
+        return {"crop_coords": moved, "factor": factor, "shrinks": True}
 
     def apply(self, img: Pixels, crop_coords: Box, factor: int = 1, **params: Any) -> Pixels:
         """Crop one image ``[H,W,C]``."""
-        if factor == 1:
-            return super().apply(img, crop_coords, **params)
         left, top, right, bottom = crop_coords
-        smaller = ((bottom - top) // factor, (right - left) // factor)
-        averages = resize(img[top:bottom, left:right], smaller, cv2.INTER_AREA)
-        return resize(averages, self.size, self.interpolation)
+        crop = img[top:bottom, left:right]
+        if factor > 1:
+            sides = ((bottom - top) // factor, (right - left) // factor)
+            crop = _resize(crop, sides, cv2.INTER_AREA)
+        return _resize(crop, self.size, self.interpolation)
+
+
+def _resize(image: Pixels, size: tuple[int, int], interpolation: int) -> Pixels:
+    """Albumentations' own function, but for the usual images not through its layers."""
+    if image.shape[2] > 4:
+        result: Pixels = resize(image, size, interpolation)
+    else:
+        result = np.asarray(cv2.resize(image, size[::-1], interpolation=interpolation))
+    return result.reshape(*size, image.shape[2])  # OpenCV drops a single channel
 
 
 class CropFirst:
@@ -78,13 +91,17 @@ class CropFirst:
         self._generator.random()  # Compose draws whether to do anything at all
         params = self._crop.get_params_dependent_on_data({"shape": image.shape}, {})
         if isinstance(image, Encoded):
-            factor = params.get("factor", 1)
-            if factor > 1 and image.is_jpeg:
-                image = image.decode(factor)
-                params = {"crop_coords": tuple(edge // factor for edge in params["crop_coords"])}
-            else:
-                image = image.decode()
+            image, params = self._decode(image, params)
         result: Pixels = self._crop.apply(image, **params)
         for step in self._rest:
             result = step(image=result)["image"]
         return result
+
+    @staticmethod
+    def _decode(image: Encoded, params: dict[str, Any]) -> tuple[Pixels, dict[str, Any]]:
+        """The image, not better than the crop needs it, and the crop in its pixels."""
+        factor = params.get("factor", 1)
+        if factor > 1 and image.is_jpeg:
+            box = tuple(edge // factor for edge in params["crop_coords"])
+            return image.decode(factor), {"crop_coords": box}
+        return image.decode(smooth=not params.get("shrinks", False)), params

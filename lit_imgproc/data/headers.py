@@ -20,6 +20,10 @@ MAX_PIXELS = 2**28
 TAIL = 4096
 """So many bytes at the end of a JPEG or PNG are looked at for its end marker first."""
 
+CUT_SHORT = "the file is cut short; copy or download it again."
+NO_HEADER = "not an image that can be decoded: the file ends within its header."
+EMPTY = "the file is empty."
+
 EOI, IEND = b"\xff\xd9", b"IEND"
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, APP1 = 0xDA, 0xE1
@@ -65,12 +69,13 @@ def read_header(data: bytes) -> Header:
     """
     try:
         header = _parse(data)
+    except DataError:
+        raise
     except (IndexError, ValueError, struct.error) as error:
         raise Incomplete from error
     if header.bits > 8:
         raise DataError(
-            f"has {header.bits} bits a channel where 8 bits a channel are needed; "
-            "convert it first."
+            f"has {header.bits} bits a channel where 8 bits a channel are needed; convert it first."
         )
     if not header.height or not header.width:
         raise DataError(f"its header says {header.width}x{header.height} pixels; it is damaged.")

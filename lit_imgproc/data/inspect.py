@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lit_imgproc.data import workers
-from lit_imgproc.data.base import ImageDataModule, ImageDataset, Split
+from lit_imgproc.data.base import ImageDataModule, ImageDataset, Progress, Split
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.transforms import IGNORE
 
@@ -21,9 +21,6 @@ THUMBNAIL = 16
 
 AT_ONCE = 32
 """Images that a worker looks at before it reports."""
-
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""Passes an iterable on while it shows how far it is: of what, and of how many."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Many strings at the memory of their letters."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -42,7 +43,7 @@ class Names(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         ends = self._ends.tolist()
-        for start, end in zip(ends, ends[1:], strict=False):
+        for start, end in pairwise(ends):
             yield self._bytes[start:end].decode("utf-8", KEPT)
 
     def __eq__(self, other: object) -> bool:

@@ -6,9 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from lit_imgproc.data.decode import CUT_SHORT
 from lit_imgproc.data.errors import DataError
-from lit_imgproc.data.headers import TAIL, Header, Incomplete, is_cut_short, read_header
+from lit_imgproc.data.headers import (
+    CUT_SHORT,
+    EMPTY,
+    NO_HEADER,
+    TAIL,
+    Header,
+    Incomplete,
+    is_cut_short,
+    read_header,
+)
 
 HEADS = (4096, 2**20, 2**62)
 """So many bytes of a file are read for its header; more only where it is not all there."""
@@ -83,7 +91,7 @@ def _read_header(file: int) -> Header:
         except Incomplete:
             if len(head) < count:  # this was all of it
                 break
-    raise DataError(CUT_SHORT if head else "the file is empty.")
+    raise DataError(NO_HEADER if head else EMPTY)
 
 
 def _is_cut_short(file: int, header: Header) -> bool:

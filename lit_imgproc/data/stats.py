@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lit_imgproc.data.base import ImageDataModule
-from lit_imgproc.data.inspect import Progress, inspect
+from lit_imgproc.data.base import ImageDataModule, Progress
+from lit_imgproc.data.inspect import inspect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,6 +16,8 @@ import numpy as np
 from annotated_types import Predicate
 from numpy.typing import NDArray
 
+from lit_imgproc.data.crops import AveragedCrop, CropFirst
+from lit_imgproc.data.decode import Encoded
 from lit_imgproc.data.errors import DataError
 
 Pixels = NDArray[Any]
@@ -51,7 +53,7 @@ def _crop_flip_erase(size: int, channels: int) -> Pipeline:
 
 def _random_resized_crop(size: int, channels: int) -> Pipeline:
     """8 to 100 % of the image at 3:4 to 4:3, and mirror, as on ImageNet: arXiv:1409.4842."""
-    return [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), A.HorizontalFlip(p=0.5)]
+    return [AveragedCrop((size, size), scale=(0.08, 1.0)), A.HorizontalFlip(p=0.5)]
 
 
 def _shift(size: int, channels: int) -> Pipeline:
@@ -145,11 +147,16 @@ class Augment:
         self._python = random.Random()
         self._steps = steps
         self._compose = self._composed()
+        self._crop_first = CropFirst(steps, self._python) if CropFirst.leads(steps) else None
         self._try(size, channels, np.dtype(dtype))
 
-    def __call__(self, image: Pixels, sample_seed: int) -> Pixels:
-        """Augment one image ``[H,W,C]`` as ``sample_seed`` says."""
+    def __call__(self, image: Pixels | Encoded, sample_seed: int) -> Pixels:
+        """Augment one image ``[H,W,C]``, decoded or not yet, as ``sample_seed`` says."""
         self._seed(sample_seed)
+        if self._crop_first is not None:
+            return self._crop_first(image)
+        if isinstance(image, Encoded):
+            image = image.decode()
         result: Pixels = self._compose(image=image)["image"]
         return result
 

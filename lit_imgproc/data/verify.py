@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_imgproc.data.base import ImageDataModule, Split
+from lit_imgproc.data.base import ImageDataModule, Progress, Split
 from lit_imgproc.data.errors import DataError
-from lit_imgproc.data.inspect import Look, Progress, inspect
+from lit_imgproc.data.inspect import Look, inspect
 
 CHECKSUMS = "SHA256SUMS"
 """A file of this name in the root of a data set, as ``sha256sum`` writes it, is checked."""
@@ -43,7 +43,8 @@ class Report:
 def verify(data: ImageDataModule, progress: Progress) -> Report:
     """Decode every image, compare it with its annotations, and the splits with each other.
 
-    Problems are files that cannot be read, checksums that are not met, pixels that are not finite,
+    Problems are files that cannot be read, checksums that are not met (those beside the data, and
+    those of its prepared copies), pixels that are not finite,
     annotations that do not belong to their image, and leakage: the same pixels, or images of one
     patient or tile, in two splits. Images that are much alike in two splits, and the same image
     twice in one, are remarks, since they may be meant.
@@ -54,6 +55,7 @@ def verify(data: ImageDataModule, progress: Progress) -> Report:
     """
     report = Report()
     report.problems += _checksums(Path(getattr(data, "root", "") or "."), progress)
+    report.problems += data.verify_cache(progress)
     try:
         data.prepare()
     except DataError as error:

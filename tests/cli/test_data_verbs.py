@@ -90,3 +90,30 @@ def test_a_data_set_that_is_not_there_is_one_sentence(run, verb):
     code, out, err = run(verb, "shapes.yaml", "data.root=elsewhere")
     assert code == (1 if verb == "verify" else 2)
     assert "elsewhere: there is no such folder (data.root)." in out + err
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_prepare_makes_what_training_then_reads(run, kind, tmp_path):
+    asked = ("shapes.yaml", f"data.cache={kind}")
+    code, _, err = run("stats", *asked)
+    assert code == 2
+    assert "run `lit-imgproc data prepare` with this recipe" in err
+    code, out, _ = run("prepare", *asked)
+    assert code == 0
+    folder = tmp_path / out.split("prepared ")[-1].strip()
+    (part,) = folder.glob("*.part")
+    assert run("stats", *asked)[0] == 0
+    content = bytearray(part.read_bytes())
+    content[50] ^= 1
+    part.write_bytes(content)
+    code, out, _ = run("verify", *asked)
+    assert code == 1
+    assert f"{part.name}: this part is damaged" in out
+    assert run("prepare", *asked)[0] == 0
+    assert run("verify", *asked)[0] == 0
+
+
+def test_prepare_says_where_there_is_nothing_to_prepare(run):
+    code, _, err = run("prepare", "shapes.yaml")
+    assert code == 2
+    assert "data.cache is null, which needs no preparation: set it to jpeg or raw." in err

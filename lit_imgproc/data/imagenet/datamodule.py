@@ -1,6 +1,8 @@
 """Classification data: one's own folders, and the small sets that everybody knows."""
 
+import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -8,11 +10,21 @@ import numpy as np
 from annotated_types import Gt, Le, Lt
 from numpy.typing import NDArray
 
-from lit_imgproc.data.base import BatchSize, DataError, ImageDataset, NumWorkers, Split
+from lit_imgproc.data import probe
+from lit_imgproc.data.base import (
+    BatchSize,
+    DataError,
+    ImageDataset,
+    NumWorkers,
+    Progress,
+    Split,
+)
+from lit_imgproc.data.cache import Cache, Form, load
 from lit_imgproc.data.imagenet import toy
 from lit_imgproc.data.imagenet.base import ClassificationData
+from lit_imgproc.data.imagenet.cached import CachedDataset, Copies
 from lit_imgproc.data.imagenet.datasets import ArrayDataset, FileDataset
-from lit_imgproc.data.imagenet.folder import list_images
+from lit_imgproc.data.imagenet.folder import Listing, list_images
 from lit_imgproc.data.imagenet.known import (
     CIFAR_CLASSES,
     FASHION_CLASSES,
@@ -21,11 +33,13 @@ from lit_imgproc.data.imagenet.known import (
     read_digits,
     read_idx_set,
 )
+from lit_imgproc.data.names import Names
 from lit_imgproc.data.readable import OnError
 from lit_imgproc.data.splits import held_out
 from lit_imgproc.data.transforms import Augment, AugmentChoice
 from lit_imgproc.inputs import InputSpec, Interpolation, Resize
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Side = Annotated[int, Gt(0)]
 
@@ -46,7 +60,14 @@ class ImageFolder(ClassificationData):
     seed. Frames of one object must not be parted: give such data a ``split``.
 
     Mean and deviation are of up to 1,000 training images, evenly spaced, as evaluation sees them.
-    As many images of each split are decoded at the start, so that broken files show.
+    As many images of each split are decoded at the start, and the first and last bytes of all
+    files are looked at, so that broken files show.
+
+    A ``cache`` saves decoding. ``jpeg`` and ``raw`` are copies on disk of the size that evaluation
+    needs, which ``lit-imgproc data prepare`` makes once for everybody; see
+    :mod:`lit_imgproc.data.cache` for what they hold. ``memory`` keeps what ``raw`` does in memory,
+    once a rank; ``device`` has all images on the device, where it also makes the batches. What
+    ``random_resized_crop`` cuts out is then a part of the smaller image, not of the original.
 
     Example:
         >>> data = ImageFolder(root="data/fruits", image_size=112, augment={"train": "flip"})
@@ -65,6 +86,9 @@ class ImageFolder(ClassificationData):
         val_fraction: Share of the images to hold out for validation where that is not given.
         test_fraction: Share of the images to hold out for testing where that is not given.
         augment: What training does, for example ``{"train": "random_resized_crop"}``.
+        cache: Where images are taken from, if not from their files.
+        cache_dir: The folder of caches. ``None`` takes ``.lit_imgproc`` in ``root``, or where that
+            cannot be written to ``~/.cache/lit_imgproc``. All data sets may share one.
         batch_size: Images in a batch of one process.
         num_workers: Processes that load images; ``None`` goes by the CPUs of this rank.
         on_error: What happens when an image can no longer be read in mid-run: ``stop``, or
@@ -90,14 +114,19 @@ class ImageFolder(ClassificationData):
         val_fraction: Fraction = 0.15,
         test_fraction: Fraction = 0.15,
         augment: AugmentChoice = None,
+        cache: Literal["jpeg", "raw", "memory", "device"] | None = None,
+        cache_dir: str | None = None,
         batch_size: BatchSize = 32,
         num_workers: NumWorkers = None,
         on_error: OnError = "stop",
         seed: int = 0,
     ) -> None:
-        super().__init__(augment=augment, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            augment=augment, cache=cache, batch_size=batch_size, num_workers=num_workers, seed=seed
+        )
         self.on_error = on_error
         self.root = Path(root)
+        self.cache_dir = cache_dir
         self.index = index
         self.images_per_class = images_per_class
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
@@ -109,33 +138,99 @@ class ImageFolder(ClassificationData):
         return self.spec
 
     def read(self) -> dict[Split, ImageDataset]:
-        """List the files and decode a sample of each split."""
-        listing = list_images(self.root, self.index, self.val_fraction, self.test_fraction)
+        """List the files, look at each, and decode a sample of each split."""
+        listing = self._listing()
+        form = Form("jpeg" if self.cache == "jpeg" else "raw", self.spec)
+        names, copies = listing.names(), None
+        if self.cache in ("jpeg", "raw"):
+            copies = Copies(self.root, names, self._cache(names).open(), form)
+        problems = probe.problems(self.root, names) if copies is None else copies.problems()
+        listing.leave_out(problems)
         if self.images_per_class is not None:
             listing.draw(self.images_per_class, self.seed)
-            listing.raise_problems()
+        if self.cache in ("memory", "device") and not listing.problems:
+            names = listing.names()
+            copies = Copies(self.root, names, load(self.root, names, form), form)
+            problems += copies.problems()
+            listing.leave_out(copies.problems())
         datasets: dict[Split, ImageDataset] = {}
-        for split in ("train", "val", "test"):
-            dataset = FileDataset(
-                self.root,
-                [name for name, _ in listing.files[split]],
-                listing.encode(split),
-                listing.class_names,
-                self.spec,
-                self._augmentation() if split == "train" else None,
-            )
-            try:
-                _ = dataset.statistics
-            except DataError as error:
-                listing.problems.append(str(error))
-            datasets[split] = dataset
+        while not listing.problems:
+            split = {split: self._split(listing, split, copies) for split in SPLITS}
+            unreadable = [problem for dataset in split.values() for problem in _unreadable(dataset)]
+            problems += unreadable
+            listing.leave_out(unreadable)
+            if not unreadable:
+                datasets |= split
+                break
+        self.settle(list(dict.fromkeys(problems)))
         listing.raise_problems()
         return datasets
+
+    def prepare_cache(self, progress: Progress) -> Path:
+        """Make the cache on disk, or what is not there or damaged of it.
+
+        Args:
+            progress: Shows how far it is.
+
+        Returns:
+            The folder of the cache.
+
+        Raises:
+            DataError: ``cache`` is none on disk, it cannot be written, or files cannot be read.
+        """
+        if self.cache not in ("jpeg", "raw"):
+            raise DataError(
+                f"data.cache is {self.cache or 'null'}, which needs no preparation: "
+                "set it to jpeg or raw."
+            )
+        names = self._listing().names()
+        cache = self._cache(names)
+        folder = cache.prepare(progress)
+        self.settle(Copies(self.root, names, cache.open(), cache.form).problems())
+        return folder
+
+    def verify_cache(self, progress: Progress) -> list[str]:
+        """Read all of the cache on disk, if there is to be one; a sentence a damaged part."""
+        if self.cache not in ("jpeg", "raw"):
+            return []
+        return self._cache(self._listing().names()).verify(progress)
+
+    def _listing(self) -> Listing:
+        return list_images(self.root, self.index, self.val_fraction, self.test_fraction)
+
+    def _cache(self, names: Sequence[str]) -> Cache:
+        if self.cache_dir is not None:
+            folders = [Path(self.cache_dir)]
+        else:
+            own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            folders = [self.root / ".lit_imgproc", own / "lit_imgproc" / "data"]
+        form = Form("jpeg" if self.cache == "jpeg" else "raw", self.spec)
+        return Cache(self.root, names, form, folders)
+
+    def _split(self, listing: Listing, split: Split, copies: Copies | None) -> FileDataset:
+        names = Names(name for name, _ in listing.files[split])
+        augment = self._augmentation() if split == "train" else None
+        labels, classes = listing.encode(split), listing.class_names
+        if copies is None:
+            return FileDataset(self.root, names, labels, classes, self.spec, augment)
+        pack = copies.of(names)
+        return CachedDataset(
+            self.root, names, labels, classes, self.spec, augment, pack, copies.form
+        )
 
     @classmethod
     def write_toy(cls, root: Path) -> None:
         """Three classes of drawn shapes in ``train``, ``val`` and ``test``, JPEG and PNG."""
         toy.write_folder(root)
+
+
+def _unreadable(dataset: FileDataset) -> list[str]:
+    """What is wrong with the images that mean and deviation are of."""
+    try:
+        _ = dataset.statistics
+    except DataError as error:
+        return str(error).splitlines()
+    return []
 
 
 class KnownSet(ClassificationData):
@@ -150,6 +245,7 @@ class KnownSet(ClassificationData):
         image_size: Side that images are scaled to, in pixels; ``None`` leaves them as they are.
         val_fraction: Share of the training images to hold out; ``None`` takes the usual one.
         augment: What training does, for example ``{"train": "crop_flip"}``.
+        cache: Where the images are kept; on the ``device`` batches are made there, too.
         batch_size: Images in a batch of one process.
         num_workers: Processes that load images; ``None`` goes by the CPUs of this rank.
         seed: Seed of the order of the images and of their augmentations.
@@ -170,11 +266,14 @@ class KnownSet(ClassificationData):
         image_size: Side | None = None,
         val_fraction: Fraction | None = None,
         augment: AugmentChoice = None,
+        cache: Literal["memory", "device"] = "memory",
         batch_size: BatchSize = 32,
         num_workers: NumWorkers = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(augment=augment, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            augment=augment, cache=cache, batch_size=batch_size, num_workers=num_workers, seed=seed
+        )
         self.root = self.usual_root if root is None else root
         self.val_fraction = self.usual_val_fraction if val_fraction is None else val_fraction
         height, width, channels = self.image_shape
@@ -211,7 +310,7 @@ class KnownSet(ClassificationData):
     def _part(
         self, arrays: Arrays, file: str, numbers: NDArray[np.intp], augment: Augment | None
     ) -> ArrayDataset:
-        names = [f"{file}/{number}" for number in numbers]
+        names = Names(f"{file}/{number}" for number in numbers)
         images, labels = arrays.images[numbers], arrays.labels[numbers]
         return ArrayDataset(images, names, labels, self.class_names, self.spec, augment)
 

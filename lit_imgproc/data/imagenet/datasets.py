@@ -1,6 +1,7 @@
 """Images with a class or several labels each, from memory or from files."""
 
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from lit_imgproc.data.base import DataError, ImageDataset, available_cpus
-from lit_imgproc.data.decode import read_image
+from lit_imgproc.data.decode import Encoded, read_encoded, read_image
+from lit_imgproc.data.names import Names
+from lit_imgproc.data.probe import probe
 from lit_imgproc.data.transforms import Augment
 from lit_imgproc.inputs import InputSpec
 
@@ -44,18 +47,19 @@ class ClassificationDataset(ImageDataset):
         spec: InputSpec,
         augment: Augment | None = None,
     ) -> None:
-        self.names = list(names)
+        self.names = names if isinstance(names, Names) else Names(names)
         self.labels = labels
         self.class_names = list(class_names)
         self.spec = spec
         self.augment = augment
-        self._targets: Sequence[Any] = (
-            labels.tolist() if labels.ndim == 1 else list(torch.from_numpy(labels))
-        )
 
     @abstractmethod
     def image(self, index: int) -> Pixels:
         """The image as it is stored, uint8 ``[H,W,C]``."""
+
+    def stored(self, index: int) -> Pixels | Encoded:
+        """The image as it is stored, not decoded where that can wait until it is cropped."""
+        return self.image(index)
 
     @cached_property
     @abstractmethod
@@ -68,19 +72,26 @@ class ClassificationDataset(ImageDataset):
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         if isinstance(index, tuple):
             index, sample_seed = index
-            image = self.image(index)
-            if self.augment is not None:
-                if not self.augment.resizes:
-                    image = self.spec(image)
-                image = self.augment(image, sample_seed)
+            image = self._augmented(index, sample_seed)
         else:
             image = self.image(index)
-        pixels = np.ascontiguousarray(self.spec(image).transpose(2, 0, 1))
+        pixels = self.spec(image)
+        if not (pixels.flags.c_contiguous and pixels.flags.writeable):
+            pixels = pixels.copy()
+        label = self.labels[index]
         return {
-            "image": torch.from_numpy(pixels),
-            "label": self._targets[index],
+            # A view: rows of pixels, which is how they are copied into a batch the fastest.
+            "image": torch.from_numpy(pixels).permute(2, 0, 1),
+            "label": int(label) if label.ndim == 0 else torch.from_numpy(label),
             "id": self.names[index],
         }
+
+    def _augmented(self, index: int, sample_seed: int) -> Pixels:
+        if self.augment is None:
+            return self.image(index)
+        if self.augment.resizes:
+            return self.augment(self.stored(index), sample_seed)
+        return self.augment(self.spec(self.image(index)), sample_seed)
 
 
 class ArrayDataset(ClassificationDataset):
@@ -146,12 +157,19 @@ class FileDataset(ClassificationDataset):
         self.root = root
 
     def size(self, index: int) -> tuple[int, ...]:
-        """Height and width of the image."""
-        return self.image(index).shape[:2]
+        """Height and width of the upright image, from the file's header."""
+        found = probe(self._path(index))
+        if isinstance(found, str):
+            raise DataError(found)
+        return found.height, found.width
 
     def image(self, index: int) -> Pixels:
         """The decoded file."""
-        return read_image(self.root / self.names[index], self.spec.channels)
+        return read_image(self._path(index), self.spec.channels)
+
+    def stored(self, index: int) -> Pixels | Encoded:
+        """The file's bytes."""
+        return read_encoded(self._path(index), self.spec.channels)
 
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
@@ -182,10 +200,18 @@ class FileDataset(ClassificationDataset):
     def update_digest(self, digest: "hashlib._Hash") -> None:
         """Feed the class names and each file's name, label and bytes to a digest."""
         digest.update("\0".join(self.class_names).encode())
-        for name, label in zip(self.names, self.labels, strict=True):
+        for index, (name, label) in enumerate(zip(self.names, self.labels, strict=True)):
             digest.update(f"\0{name}\0".encode())
             digest.update(label.tobytes())
-            digest.update(hashlib.sha256((self.root / name).read_bytes()).digest())
+            digest.update(self._digest(index))
+
+    def _digest(self, index: int) -> bytes:
+        """SHA-256 of a file's bytes."""
+        with open(self._path(index), "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    def _path(self, index: int) -> str:
+        return os.path.join(self.root, self.names[index])  # a Path takes ten times as long
 
 
 def pixel_statistics(images: Iterable[Pixels]) -> tuple[list[float], list[float]]:

@@ -3,7 +3,8 @@
 import csv
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,9 +61,17 @@ class Listing:
         """Every file once, whatever its split."""
         return sorted({name for files in self.files.values() for name, _ in files})
 
-    def leave_out(self, unusable: Iterable[str]) -> None:
-        """Go on without some files."""
-        gone = set(unusable)
+    def leave_out(self, problems: Sequence[str]) -> None:
+        """Go on without the files that sentences ``<path>: <why>`` are about."""
+        if not problems:
+            return
+        names, gone = set(self.names()), set()
+        for problem in problems:
+            told = problem.removeprefix(f"{self.root}{os.sep}")
+            found = {told[: colon.start()] for colon in re.finditer(":", told)} & names
+            if not found:
+                self.problems.append(problem)
+            gone |= found
         for split, files in self.files.items():
             self.files[split] = [file for file in files if file[0] not in gone]
         _check_classes(self)

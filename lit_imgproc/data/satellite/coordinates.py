@@ -19,7 +19,8 @@ WGS84 = "EPSG:4326"
 
 def tile_to_raster(boxes: Boxes, window: Window) -> NDArray[np.float64]:
     """Boxes ``[N,4]``, xyxy in pixels of a tile, in pixels of its raster."""
-    return boxes + np.float64([window.column, window.row] * 2)
+    corner = [window.column, window.row, window.column, window.row]
+    return np.asarray(boxes, np.float64) + corner
 
 
 def stitch_boxes(
@@ -82,7 +83,7 @@ def write_geojson(
     corners = boxes_to_corners(boxes, raster.transform)
     collection: dict[str, Any] = {"type": "FeatureCollection"}
     if raster.crs is not None:
-        crs = library().crs.CRS.from_wkt(raster.crs)
+        crs = library().crs.CRS.from_user_input(raster.crs)
         if authority := crs.to_authority():
             name = "urn:ogc:def:crs:{}::{}".format(*authority)
             collection["crs"] = {"type": "name", "properties": {"name": name}}
@@ -161,4 +162,4 @@ def _points(geometry: dict[str, Any]) -> NDArray[np.float64]:
         polygons = [polygons]
     elif geometry["type"] != "MultiPolygon":
         raise ValueError(geometry["type"])
-    return np.concatenate([np.float64(rings[0])[:, :2] for rings in polygons])
+    return np.concatenate([np.asarray(rings[0], np.float64)[:, :2] for rings in polygons])

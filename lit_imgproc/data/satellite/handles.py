@@ -10,7 +10,7 @@ from typing import Any
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.extras import require
 
-HANDLES = 32
+HANDLES = 128
 """So many files a thread keeps open."""
 
 CACHE_MB = "256"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from lit_imgproc.data.satellite.bands import EVERYTHING, Selection
 from lit_imgproc.data.satellite.raster import Raster, Read
 from lit_imgproc.data.satellite.tiling import Window
+from lit_imgproc.inputs import EIGHT_BIT
 
 SIDE = 512
 """Side of the parts that a raster is read in, in pixels."""
@@ -79,3 +80,14 @@ def moments(path: str | Path, selection: Selection = EVERYTHING) -> Moments:
             height, width = min(SIDE, raster.height - row), min(SIDE, raster.width - column)
             found.add(raster.read(Window(row, column, height, width)))
     return found
+
+
+def value_range_of(dtype: str, found: Moments) -> tuple[float, float]:
+    """The range of the images' values: of 8 bits what can be, of other types what there is."""
+    if dtype == "uint8":
+        return EIGHT_BIT
+    if not found.count.any():
+        return (0.0, 1.0)
+    low, high = float(found.low.min()), float(found.high.max())
+    # Other types, too, may hold 0 to 255; this range alone would have them taken for 8 bits.
+    return (low, float(np.nextafter(high, np.inf))) if (low, high) == EIGHT_BIT else (low, high)

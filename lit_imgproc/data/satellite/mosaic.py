@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.satellite.handles import library, open_quietly
 from lit_imgproc.data.satellite.raster import Raster, clip
-from lit_imgproc.data.satellite.tiling import Window, grid
+from lit_imgproc.data.satellite.sample_types import holds, rounded
+from lit_imgproc.data.satellite.tiling import Taper, Window, grid, taper_of
 
-Taper = Literal["gaussian", "linear", "uniform"]
 Values = Literal["image", "scores", "labels"]
 
 BLOCK = 256
 """Side of the blocks of the GeoTIFF; so many rows are written at a time."""
 NO_LABEL = 255
-SIGMA = 1 / 8
-"""Standard deviation of the Gaussian taper, in sides of a tile: nnU-Net, arXiv:1809.10486."""
 
 
 class TileRead(NamedTuple):
@@ -233,7 +231,7 @@ class Mosaic:
 
     def _usual_nodata(self, dtype: np.dtype[Any]) -> float | None:
         raster = self.raster
-        if raster.nodata is not None and _holds(dtype, raster.nodata):
+        if raster.nodata is not None and holds(dtype, raster.nodata):
             return float(raster.nodata)
         if dtype.kind == "f":
             return float("nan")
@@ -280,7 +278,7 @@ class Mosaic:
             found = np.empty(sums.shape, self.dtype)
             divisor = np.where(empty, total.dtype.type(1), total)
             for band, one in zip(found, sums, strict=True):
-                band[...] = _convert(one / divisor, self.dtype)
+                band[...] = rounded(one / divisor, self.dtype)
         elif self.values == "scores":
             found = sums.argmax(0).astype(self.dtype)[np.newaxis]
         else:
@@ -306,25 +304,3 @@ class Mosaic:
             yield
         except library().errors.RasterioError as error:
             raise DataError(f"{self.path}: cannot be written ({error}).") from error
-
-
-def taper_of(taper: Taper, size: int) -> NDArray[np.float64]:
-    """What a prediction counts along one side of a tile, at most 1 and nowhere 0."""
-    distance = np.abs(np.arange(size) - (size - 1) / 2)
-    if taper == "gaussian":
-        return np.asarray(np.exp(-0.5 * (distance / (SIGMA * size)) ** 2))
-    return 1 - distance / (size / 2) if taper == "linear" else np.ones(size)
-
-
-def _convert(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind not in "iu":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.asarray(np.rint(values).clip(limits.min, limits.max), dtype)
-
-
-def _holds(dtype: np.dtype[Any], value: float) -> bool:
-    if dtype.kind == "f":
-        return True
-    limits = np.iinfo(dtype)
-    return float(value).is_integer() and limits.min <= value <= limits.max

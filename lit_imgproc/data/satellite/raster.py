@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.satellite.bands import EVERYTHING, Selection, normalized_difference
 from lit_imgproc.data.satellite.handles import handle, library
+from lit_imgproc.data.satellite.sample_types import as_stored, sample_type
 from lit_imgproc.data.satellite.tiling import Window
 
 Pixels = NDArray[Any]
@@ -56,7 +57,7 @@ class Raster:
         stored: The sample type of the file, such as ``uint16``.
         band_names: Of the images, spectral indices last.
         nodata: The value that stands for none, if there is one.
-        crs: As WKT, if it has one.
+        crs: Such as ``EPSG:32633``, or WKT where it has no code; ``None`` if there is none.
         transform: Affine from pixels to the CRS.
         masked: Whether a mask band or alpha says where data are missing.
     """
@@ -71,10 +72,10 @@ class Raster:
         self._kept = len(self.band_names) - len(self._pairs)
         self.height, self.width = file.height, file.width
         types = {file.dtypes[number - 1] for number in self._read_bands}
-        self.stored = str(np.result_type(*map(_dtype, types)))
+        self.stored = str(np.result_type(*map(sample_type, types)))
         self.dtype = "uint8" if self.stored == "uint8" and not self._pairs else "float32"
         self.nodata = file.nodata
-        self.crs = file.crs.to_wkt() if file.crs else None
+        self.crs = file.crs.to_string() if file.crs else None
         self.transform = file.transform
         flags = library().enums.MaskFlags
         self.masked = flags.per_dataset in file.mask_flag_enums[self._read_bands[0] - 1]
@@ -126,7 +127,7 @@ class Raster:
         if stored.dtype.kind in "fc":
             missing = ~(np.abs(stored) <= np.finfo(np.float32).max)  # NaN, too, is not less
         if self.nodata is not None and not np.isnan(self.nodata):
-            same = stored == _as(self.nodata, stored.dtype)
+            same = stored == as_stored(self.nodata, stored.dtype)
             missing = same if missing is None else missing | same
         if self.masked:
             mask = read_mask(self.path, window)
@@ -163,7 +164,7 @@ def read_stored(path: str, bands: list[int], window: Window) -> Pixels:
         DataError: The file is damaged there.
     """
     file = handle(path)
-    dtype = np.result_type(*(_dtype(file.dtypes[number - 1]) for number in bands))
+    dtype = np.result_type(*(sample_type(file.dtypes[number - 1]) for number in bands))
     stored = np.empty((window.height, window.width, len(bands)), dtype)
     # GDAL writes into the order that networks' images are augmented in: no copy of it is made.
     _checked(path, window, file.read, bands, out=stored.transpose(2, 0, 1))
@@ -201,20 +202,6 @@ def _pad(read: Read, window: Window, within: Window) -> Read:
         np.pad(read.image, sides, mode="reflect"),
         np.pad(missing, sides, constant_values=True),
     )
-
-
-def _as(value: float, dtype: np.dtype[Any]) -> Any:
-    """A nodata value as the file's sample type has it."""
-    if dtype.kind in "iu":
-        return value  # a value that the type does not have is nowhere
-    # What a header writes down in decimal may lie a hair beyond the type's range.
-    limits = np.finfo(dtype)
-    return dtype.type(min(max(value, float(limits.min)), float(limits.max)))
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    # Radar's integers in pairs have no type of numpy's.
-    return np.dtype("complex64" if name == "complex_int16" else name)
 
 
 def _alpha(file: Any) -> int | None:
