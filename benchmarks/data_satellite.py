@@ -34,10 +34,14 @@ FILES = 3
 
 
 class TheirImages(RasterDataset):
+    """Torchgeo's images."""
+
     filename_glob = "*.tif"
 
 
 class TheirMasks(RasterDataset):
+    """Torchgeo's masks."""
+
     filename_glob = "*.tif"
     is_image = False
 
@@ -54,18 +58,17 @@ def imagery(kind, folder):
 def write_files(root, image, megabytes):
     """Three rasters and their masks; turned and mirrored copies side by side."""
     side = int((megabytes * 1e6 / image[:, 0, 0].nbytes / FILES) ** 0.5) // 512 * 512
-    count, height, width = image.shape
+    height, width = image.shape[1:]
     crops = [image, image[:, ::-1], image[:, :, ::-1], image[:, ::-1, ::-1]]
+    down, across = side // height + 1, side // width + 1
     for kind in ("images", "masks"):
         (root / kind).mkdir(parents=True)
     for number in range(FILES):
-        whole = np.concatenate(
-            [
-                np.concatenate([crops[(r * 3 + c + number) % 4] for c in range(side // width + 1)], 2)
-                for r in range(side // height + 1)
-            ],
-            1,
-        )[:, :side, :side]
+        rows = [
+            np.concatenate([crops[(row * 3 + column + number) % 4] for column in range(across)], 2)
+            for row in range(down)
+        ]
+        whole = np.concatenate(rows, 1)[:, :side, :side]
         levels = np.quantile(whole[0, :1024], [0.33, 0.66])
         mask = np.digitize(whole[0], levels).astype(np.uint8)[np.newaxis]
         for kind, pixels in (("images", whole), ("masks", mask)):
@@ -79,10 +82,88 @@ def write_files(root, image, megabytes):
     return side
 
 
-def ours(root, sampling, windows, arguments, workers):
+def our_loader(data, way):
+    return data.train_dataloader() if way == "random" else data.val_dataloader()
+
+
+def their_loader(root, files, way, length, arguments):
+    paths = [[root / kind / file for file in files] for kind in ("images", "masks")]
+    both = TheirImages(paths[0]) & TheirMasks(paths[1])
+    if way == "random":
+        sampler = RandomGeoSampler(both, size=arguments.tile, length=length)
+    else:
+        sampler = GridGeoSampler(both, size=arguments.tile, stride=arguments.tile)
+    return DataLoader(
+        both,
+        batch_size=arguments.batch,
+        sampler=sampler,
+        num_workers=arguments.workers,
+        collate_fn=stack_samples,
+        persistent_workers=arguments.workers > 0,
+    )
+
+
+def windows_per_second(loader):
+    """One pass; the windows must come whole."""
+    begun, count = time.perf_counter(), 0
+    for batch in loader:
+        assert batch["image"].shape[-2:] == batch["mask"].shape[-2:]
+        count += len(batch["image"])
+    return count / (time.perf_counter() - begun)
+
+
+def measure(root, way, arguments):
+    """The best rates of both, taken in turns."""
     data = RasterTiles(
-        root=str(root), class_names=CLASSES, tile_size=arguments.tile, sampling=sampling,
-        splits={"train": ["*"], "val": ["0.tif"]} if False else None, batch_size=arguments.batch,
-        num_workers=workers,
-    )  # fmt: skip
-    return data
+        root=str(root),
+        class_names=CLASSES,
+        tile_size=arguments.tile,
+        sampling="random",
+        splits={"train": ["[01].tif"], "val": ["2.tif"]},
+        batch_size=arguments.batch,
+        num_workers=arguments.workers,
+    )
+    split, files = ("train", ["0.tif", "1.tif"]) if way == "random" else ("val", ["2.tif"])
+    loaders = {
+        "ours": our_loader(data, way),
+        "torchgeo": their_loader(root, files, way, data.splits()[split], arguments),
+    }
+    rates = dict.fromkeys(loaders, 0.0)
+    for _ in range(arguments.rounds):
+        for name, loader in loaders.items():
+            rates[name] = max(rates[name], windows_per_second(loader))
+    return rates
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=float, default=300, help="megabytes of pixels of a kind")
+    parser.add_argument("--tile", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    folder = Path(os.environ.get("LIT_IMGPROC_DATA", "data"))
+    ratios = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind in ("uint8", "uint16"):
+            root = Path(temporary, kind)
+            side = write_files(root, imagery(kind, folder), arguments.size)
+            for way in ("random", "grid"):
+                rates = measure(root, way, arguments)
+                ratios[f"{kind} {way}"] = round(rates["ours"] / rates["torchgeo"], 2)
+                print(
+                    f"{kind:6} {FILES} files of {side}x{side}, {way:6} "
+                    f"ours {rates['ours']:6.0f}  torchgeo {rates['torchgeo']:6.0f} windows/s  "
+                    f"ratio {ratios[f'{kind} {way}']:.2f}",
+                    flush=True,
+                )
+    if arguments.json:
+        print(json.dumps(ratios))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 A cache holds each image as evaluation sees it before ``resize: crop`` cuts it: at most as large as
 it was, its shorter side ``image_size / crop_fraction``. ``raw`` holds the pixels, so evaluation on
-it is exact to the bit; ``jpeg`` holds a JPEG of quality 95 with 4:2:0 chroma. What an augmentation
+it is exact to the bit; ``jpeg`` holds a JPEG of quality 90 with 4:2:0 chroma. What an augmentation
 crops at random is then a part of that smaller image: a crop of 8 % of it is scaled up where one of
 the original might be scaled down.
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-QUALITY, CHROMA = 95, "420"
+QUALITY, CHROMA = 90, "420"
 PART_IMAGES = 1024
 """So many images of a part are enough; there are more where there would be too many parts."""
 MOST_PARTS = 64
@@ -96,16 +96,17 @@ class Form:
     def unpack(self, pack: Pack, index: int, path: str) -> NDArray[np.uint8] | Encoded:
         """An image of a pack: its pixels ``[H,W,C]``, which cannot be written to, or its JPEG.
 
+        Args:
+            pack: Where it is, without a problem.
+            index: Its number there.
+            path: The file that it is a copy of.
+
         Raises:
-            DataError: It is damaged, or the file could not be read when the pack was made.
+            DataError: It is no JPEG.
         """
-        if (problem := pack.problem(index)) is not None:
-            raise DataError(f"{path}{problem}")
-        data = pack[index]
-        if self.kind == "jpeg":
-            return Encoded(data.tobytes(), path, self.spec.channels)
-        height, width = pack.entry(index)["stored"].tolist()
-        return data.reshape(height, width, self.spec.channels)
+        if self.kind == "raw":
+            return pack.pixels(index, self.spec.channels)
+        return Encoded(pack.data(index), path, self.spec.channels)
 
 
 def load(root: Path, names: Sequence[str], form: Form) -> Pack:

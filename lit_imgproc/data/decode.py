@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ IMAGE_SUFFIXES = frozenset(
 
 # What libjpeg warns of although it has lost nothing. After its other warnings it guesses pixels.
 HARMLESS = ("Invalid SOS parameters for sequential JPEG", "Unknown Adobe color transform code")
+BAD_PROFILE, PROFILE = "Corrupt JPEG data: bad ICC marker", b"ICC_PROFILE\0"
 
 # Exif's orientations: whether rows become columns, and then what cv2.flip is told.
 UPRIGHT = {2: (0, 1), 3: (0, -1), 4: (0, 0), 5: (1, None), 6: (1, 1), 7: (1, -1), 8: (1, 0)}
@@ -87,16 +89,13 @@ class Encoded:
     def _jpeg(self, factor: int, smooth: bool) -> NDArray[np.uint8]:
         color = "RGB" if self.shape[2] == 3 else "GRAY"
         least = (-(-self.header.height // factor), -(-self.header.width // factor))
-        arguments = (self.data, color, False, not smooth, *least, factor)
         try:
-            image: NDArray[np.uint8] = simplejpeg.decode_jpeg(*arguments)
+            image = _decode_jpeg(self.data, color, False, not smooth, *least, factor)
         except ValueError as error:
-            if not str(error).startswith(HARMLESS):
-                raise DataError(
-                    f"{self.path}: the JPEG is damaged or cut short ({str(error).rstrip('.')}); "
-                    "copy or download it again."
-                ) from error
-            image = simplejpeg.decode_jpeg(*arguments, strict=False)
+            raise DataError(
+                f"{self.path}: the JPEG is damaged or cut short ({str(error).rstrip('.')}); "
+                "copy or download it again."
+            ) from error
         if self.header.orientation == 1:
             return image
         turned, mirrored = UPRIGHT[self.header.orientation]
@@ -107,7 +106,7 @@ class Encoded:
     def _other(self) -> NDArray[np.uint8]:
         if is_cut_short(self.header, len(self.data), self.data):
             raise DataError(f"{self.path}: {CUT_SHORT}")
-        if self.header.kind == "PNG" and not _is_sound_png(self.data):
+        if self.header.kind == "PNG" and not is_sound_png(self.data):
             raise DataError(
                 f"{self.path}: the PNG is damaged (a checksum is wrong); copy or download it again."
             )
@@ -156,7 +155,24 @@ def read_encoded(path: str | Path, channels: int) -> Encoded:
     return Encoded(data, path, channels)
 
 
-def _is_sound_png(data: bytes) -> bool:
+def _decode_jpeg(data: bytes, *arguments: Any) -> NDArray[np.uint8]:
+    """What ``simplejpeg.decode_jpeg`` makes of it.
+
+    Raises:
+        ValueError: Libjpeg has guessed pixels or given up.
+    """
+    try:
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, *arguments)
+    except ValueError as error:
+        if str(error) == BAD_PROFILE:  # which is not used, but taken for a failure
+            return _decode_jpeg(data.replace(PROFILE, PROFILE.lower()), *arguments)
+        if not str(error).startswith(HARMLESS):
+            raise
+        image = simplejpeg.decode_jpeg(data, *arguments, strict=False)
+    return image
+
+
+def is_sound_png(data: bytes) -> bool:
     """Whether all chunks have their checksums: OpenCV takes a damaged row as it comes."""
     position = 8
     while position < len(data):

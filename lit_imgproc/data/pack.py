@@ -222,11 +222,17 @@ class Pack:
     def __len__(self) -> int:
         return len(self._part)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """The bytes of an image, ``[length]``: a view, which cannot be written to."""
-        entry = self.entry(index)
-        data = self.parts[self._part[index]].data
-        return np.frombuffer(data, np.uint8, int(entry["length"]), int(entry["start"]))
+    def data(self, index: int) -> bytes:
+        """The bytes of an image, copied."""
+        entry, data = self.entry(index), self.parts[self._part[index]].data
+        start = int(entry["start"])
+        return bytes(data[start : start + int(entry["length"])])
+
+    def pixels(self, index: int, channels: int) -> NDArray[np.uint8]:
+        """The bytes of an image as ``[H,W,channels]``: a view, which cannot be written to."""
+        entry, data = self.entry(index), self.parts[self._part[index]].data
+        height, width = entry["stored"]
+        return np.ndarray((height, width, channels), np.uint8, data, entry["start"])
 
     def entry(self, index: int) -> Any:
         """The :data:`ENTRY` of an image."""

@@ -8,7 +8,6 @@ import difflib
 import inspect
 import random
 from collections.abc import Callable
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import albumentations as A
@@ -146,7 +145,9 @@ class Augment:
         self._bits_state: Any = self._bits.state
         self._python = random.Random()
         self._steps = steps
-        self._compose = self._composed()
+        self._compose = A.Compose(steps)
+        # One pair of generators for all steps, so that seeding a call is seeding two of them.
+        self._compose.set_random_state(np.random.Generator(self._bits), self._python)
         self._crop_first = CropFirst(steps, self._python) if CropFirst.leads(steps) else None
         self._try(size, channels, np.dtype(dtype))
 
@@ -186,34 +187,30 @@ class Augment:
         given: dict[str, Any] = {"image": image}
         if mask is not None:
             given["mask"] = mask
-        if boxes is not None:
-            given |= {"bboxes": boxes, "number": np.arange(len(boxes))}
         if masks is not None and len(masks):
             given["masks"] = masks
-        self._seed(sample_seed)
-        result = (self._compose if boxes is None else self._with_boxes)(**given)
-        found: dict[str, Any] = {"image": result["image"]}
-        if mask is not None:
-            found["mask"] = result["mask"].astype(mask.dtype, copy=False)
         if boxes is not None:
-            found["kept"] = kept = np.asarray(result["number"], np.int64).reshape(-1)
-            found["boxes"] = np.float32(result["bboxes"]).reshape(-1, 4)
+            shares = boxes / _sides(image)
+            given["bboxes"] = np.column_stack([shares, np.arange(len(boxes))]).astype(np.float32)
+        self._seed(sample_seed)
+        self._python.random()  # Compose draws whether to do anything at all
+        # Without Compose, whose checks and conversions take longer than many a transform.
+        for step in self._steps:
+            given = step(**given)
+            if boxes is not None:
+                given["bboxes"] = _within(given["bboxes"], given["image"])
+        found: dict[str, Any] = {"image": given["image"]}
+        if mask is not None:
+            found["mask"] = given["mask"].astype(mask.dtype, copy=False)
+        if boxes is not None:
+            found["kept"] = kept = given["bboxes"][:, 4].astype(np.int64)
+            found["boxes"] = given["bboxes"][:, :4] * _sides(given["image"])
         if masks is not None:
-            height, width = result["image"].shape[:2]
-            moved = np.asarray(result.get("masks", ()), np.uint8).reshape(-1, height, width) == 1
-            found["masks"] = (moved if boxes is None else moved[kept]).astype(np.uint8)
+            height, width = given["image"].shape[:2]
+            moved = np.asarray(given.get("masks", ()), np.uint8).reshape(-1, height, width)
+            moved = moved if boxes is None or len(kept) == len(moved) else moved[kept]
+            found["masks"] = (moved == 1).view(np.uint8)
         return found
-
-    @cached_property
-    def _with_boxes(self) -> A.Compose:
-        boxes = A.BboxParams("pascal_voc", label_fields=["number"], min_width=1, min_height=1)
-        return self._composed(bbox_params=boxes)
-
-    def _composed(self, **settings: Any) -> A.Compose:
-        compose = A.Compose(self._steps, **settings)
-        # One pair of generators for all steps, so that seeding a call is seeding two of them.
-        compose.set_random_state(np.random.Generator(self._bits), self._python)
-        return compose
 
     def _seed(self, sample_seed: int) -> None:
         self._python.seed(sample_seed)
@@ -235,6 +232,19 @@ class Augment:
                 f"augment.train: gives {result.dtype} of shape {list(result.shape)} where {dtype} "
                 "[H,W,C] is needed; normalization and tensors belong to the module and the loader."
             )
+
+
+def _sides(image: Pixels) -> NDArray[np.float32]:
+    height, width = image.shape[:2]
+    return np.array([width, height, width, height], np.float32)
+
+
+def _within(boxes: Any, image: Pixels) -> NDArray[np.float32]:
+    """Boxes ``[N,5]``, shares of the sides and a number, cut at the edges; if a pixel is left."""
+    rows = np.asarray(boxes, np.float32).reshape(-1, 5)
+    rows[:, :4] = rows[:, :4].clip(0, 1)
+    extents = (rows[:, 2:4] - rows[:, :2]) * _sides(image)[:2]
+    return rows[(extents >= 1).all(1)]
 
 
 def check_augment(value: dict[str, Any]) -> list[str]:

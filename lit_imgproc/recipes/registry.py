@@ -17,6 +17,9 @@ _NETWORK_NAMES = """
     test_resnet test_vit test_efficientnet convnet
 """
 _DATA = "lit_imgproc.data.imagenet.datamodule"
+_SATELLITE = "lit_imgproc.data.satellite"
+_COCO = "lit_imgproc.data.coco"
+_MEDICAL = "lit_imgproc.data.medical"
 _CALLBACKS = "lightning.pytorch.callbacks"
 
 TABLES: dict[str, dict[str, str]] = {
@@ -28,6 +31,16 @@ TABLES: dict[str, dict[str, str]] = {
         "mnist": f"{_DATA}:MNIST",
         "cifar10": f"{_DATA}:CIFAR10",
         "digits": f"{_DATA}:Digits",
+        "coco": f"{_COCO}.coco_json:CocoData",
+        "voc": f"{_COCO}.voc:VocData",
+        "yolo": f"{_COCO}.yolo:YoloData",
+        "box_table": f"{_COCO}.box_table:BoxTable",
+        "label_images": f"{_COCO}.label_images:LabelImages",
+        "scene_folder": f"{_SATELLITE}.scenes:SceneFolder",
+        "hyperspectral_scenes": f"{_SATELLITE}.scenes:HyperspectralScenes",
+        "eurosat": f"{_SATELLITE}.eurosat:EuroSAT",
+        "raster_tiles": f"{_SATELLITE}.segmentation:RasterTiles",
+        "raster_boxes": f"{_SATELLITE}.detection:RasterBoxes",
     },
     "optimizer": {
         "sgd": "lit_imgproc.optim:SGD",

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_imgproc.callbacks.ema import EMA
 from lit_imgproc.callbacks.nonfinite import NonFinite, NonFiniteLoss
+from lit_imgproc.worker import leave
 
 # What the trainings below are compared with leaves a batch out by returning nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
@@ -352,3 +353,4 @@ if __name__ == "__main__":
     for policy in ("skip", "stop"):
         for accumulate in (1, 2):
             fit_as_a_rank(sys.argv[1], policy, accumulate)
+    leave(0)

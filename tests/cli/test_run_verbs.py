@@ -164,7 +164,9 @@ def test_runs_lists_the_newest_first(shell, trained, within):
     # For people: a line a run, whole, where the output is no terminal.
     code, lines, _ = within("runs")
     assert code == 0
-    (line,) = (line for line in lines if result["run_id"][:8] in line)
+    found = [line for line in lines if result["run_id"][:8] in line]
+    assert len(found) == 1, lines
+    (line,) = found
     for cell in ("verbs", "FINISHED", f"accuracy {row['metrics']['test/accuracy']:.4f}"):
         assert f" {cell} " in line
 

@@ -192,8 +192,9 @@ def test_what_comes_from_outside_is_ignored_in_a_mask_and_of_no_instance():
         assert (found["masks"][0] == ~outside).all()
 
 
-def test_an_image_without_objects_stays_one_without():
-    found = Augment("flip", 8, 1).sample(
+@pytest.mark.parametrize("choice", ["flip", "none", [{"name": "RandomBrightnessContrast"}]])
+def test_an_image_without_objects_stays_one_without(choice):
+    found = Augment(choice, 8, 1).sample(
         3,
         image=np.zeros((8, 8, 1), np.uint8),
         boxes=np.zeros((0, 4), np.float32),

@@ -87,8 +87,9 @@ def test_torchrun_starts_the_same_worker(options, store, tmp_path):
 def test_a_script_under_torchrun_is_a_rank(options, store, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom lit_imgproc import load_recipe\n"
+        "import sys\nfrom lit_imgproc import load_recipe\nfrom lit_imgproc.worker import leave\n"
         "print('ended', load_recipe('quickstart', *sys.argv[1:]).train().id, flush=True)\n"
+        "leave(0)\n"
     )
     command = [*TORCHRUN, str(script), *options, "trainer.devices=2"]
     done = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)

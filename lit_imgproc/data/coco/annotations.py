@@ -83,7 +83,7 @@ class Source(ABC):
 
 
 class Table(Source):
-    """Objects in arrays: COCO's 860,000 take 25 MB, and 350 MB with their polygons.
+    """Objects in arrays: COCO's 860,000 take 27 MB, and 360 MB with their polygons.
 
     Args:
         names: See :class:`Source`.
@@ -171,9 +171,9 @@ class Table(Source):
         first, last = self.starts[index : index + 2].tolist()
         arrays = (self.boxes, self.labels, self.iscrowd, self.area)
         parts = [array[first:last].tobytes() for array in arrays]
-        for number in range(first, last) if self.shapes is not None else ():
-            shape = self.shapes[number]
-            parts += [shape] if isinstance(shape, bytes) else shape
+        if self.shapes is not None:
+            for shape in map(self.shapes.__getitem__, range(first, last)):
+                parts += [shape] if isinstance(shape, bytes) else shape
         captions = self.captions(index) if len(self._first) > 1 else []
         return b"\0".join([*parts, *(caption.encode() for caption in captions)])
 

@@ -20,9 +20,7 @@ def geometry_of(path: str, stored: Size, size: Size) -> dict[str, Any]:
     return {"path": path, "size": list(stored), "scale": scale}
 
 
-def boxes_to_original(
-    boxes: NDArray[np.float32], geometry: dict[str, Any]
-) -> NDArray[np.float32]:
+def boxes_to_original(boxes: NDArray[np.float32], geometry: dict[str, Any]) -> NDArray[np.float32]:
     """Boxes float32 ``[N,4]``, xyxy in pixels of a sample, in those of its file, cut at its edges.
 
     Args:
@@ -31,7 +29,8 @@ def boxes_to_original(
     """
     (height, width), (down, across) = geometry["size"], geometry["scale"]
     moved = boxes / np.array([across, down, across, down])
-    return np.clip(moved, 0, [width, height, width, height]).astype(np.float32)
+    inside = np.clip(moved, 0, [width, height, width, height])
+    return np.asarray(inside, np.float32)
 
 
 def masks_to_original(masks: Mask, geometry: dict[str, Any]) -> Mask:

@@ -169,8 +169,8 @@ class Draft(Listing):
         boxes, reasons = mend(given, images, labels, sizes, shapes)
         for number in np.flatnonzero(reasons.astype(bool)).tolist():
             sides = ", ".join(f"{side:g}" for side in given[number])
-            what = f"{self.origins[order[number]]}: the box {sides} (xyxy)"
-            self.repair(reasons[number], f"{what}: {reasons[number]}.")
+            kind, origin = str(reasons[number]), self.origins[order[number]]
+            self.repair(kind, f"{origin}: the box {sides} (xyxy) is one of the {kind}.")
         kept = np.flatnonzero((reasons == "") | (reasons == CUT))
         area = np.asarray(self._area, np.float64)[order][kept]
         extent = boxes[kept, 2:] - boxes[kept, :2]

@@ -113,7 +113,7 @@ def run_lengths(code: bytes, size: Size) -> NDArray[np.int64]:
         raise DataError("its run lengths are damaged.")
     place = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts))
     values = np.add.reduceat((digits & 31) << place, starts)
-    runs = values - ((digits[ends - 1] & 16) << 1 << place[ends - 1])
+    runs: NDArray[np.int64] = values - ((digits[ends - 1] & 16) << 1 << place[ends - 1])
     for first in (1, 2):
         runs[first::2] = np.cumsum(runs[first::2])
     if runs.min() < 0 or runs.sum() != size[0] * size[1]:
@@ -131,12 +131,6 @@ def encode_runs(counts: Sequence[int], size: Size) -> bytes:
     if not sound or sum(counts) != size[0] * size[1]:
         raise DataError(f"its run lengths are not of {size[0]}x{size[1]} pixels.")
     code: bytes = api.frPyObjects({"size": list(size), "counts": list(counts)}, *size)["counts"]
-    return code
-
-
-def encode_mask(mask: Mask) -> bytes:
-    """Compress a mask ``[H,W]`` of zeros and ones."""
-    code: bytes = api.encode(np.asfortranarray(mask))["counts"]
     return code
 
 
@@ -179,7 +173,8 @@ def _fill(runs: NDArray[np.int64], size: Size) -> Patch:
         return Patch(slice(0), slice(0), np.zeros((0, 0), np.uint8))
     first, last = int(starts[0]) // height, (int(stops[-1]) - 1) // height + 1
     flat = np.zeros((last - first) * height, np.uint8)
-    for start, stop in zip((starts - first * height).tolist(), (stops - first * height).tolist()):
+    bounds = np.stack([starts[: len(stops)], stops], 1) - first * height
+    for start, stop in bounds.tolist():
         flat[start:stop] = 1
     columns = flat.reshape(last - first, height)
     rows = np.flatnonzero(columns.any(0))

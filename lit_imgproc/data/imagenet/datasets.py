@@ -70,18 +70,25 @@ class ClassificationDataset(ImageDataset):
         return len(self.names)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        sample = self.fetch(index)
+        pixels = sample["image"]
+        if not (pixels.flags.c_contiguous and pixels.flags.writeable):
+            pixels = pixels.copy()
+        return {**sample, "image": torch.from_numpy(pixels).permute(2, 0, 1)}
+
+    def fetch(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """An item with its image as an array ``[H,W,C]``, which is the fastest to make a batch of.
+
+        The array may be a part of what the data set holds: it is to be copied, not written to.
+        """
         if isinstance(index, tuple):
             index, sample_seed = index
             image = self._augmented(index, sample_seed)
         else:
             image = self.image(index)
-        pixels = self.spec(image)
-        if not (pixels.flags.c_contiguous and pixels.flags.writeable):
-            pixels = pixels.copy()
         label = self.labels[index]
         return {
-            # A view: rows of pixels, which is how they are copied into a batch the fastest.
-            "image": torch.from_numpy(pixels).permute(2, 0, 1),
+            "image": self.spec(image),
             "label": int(label) if label.ndim == 0 else torch.from_numpy(label),
             "id": self.names[index],
         }

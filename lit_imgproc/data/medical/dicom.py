@@ -51,7 +51,9 @@ def read_dicom_header(path: str | Path) -> Header:
     dataset = load(path, pixels=False)
     planes, _ = _planes(dataset, str(path))
     channels = COLOURS if _is_colour(dataset) else 1
-    return Header((channels, *_frames_shape(dataset, path)), stack_affine(planes))
+    return Header(
+        (channels, *_frames_shape(dataset, path)), stack_affine(planes, thickness(dataset))
+    )
 
 
 def read_dicom(path: str | Path) -> Scan:
@@ -92,6 +94,8 @@ def load(path: str | Path, *, pixels: bool = True) -> Any:
                 for name in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
                 if dataset.get(name) in (None, "")
             ]
+            for _ in dataset.iterall():  # what is damaged, or only warned of, comes up here
+                pass
             if dataset.file_meta.get("TransferSyntaxUID") is None:
                 missing.append("TransferSyntaxUID")
     except FileNotFoundError as error:
@@ -139,7 +143,7 @@ def scan_of(dataset: Any, path: str | Path) -> Scan:
     return Scan(
         str(path),
         stored,
-        stack_affine(planes),
+        stack_affine(planes, thickness(dataset)),
         slope,
         intercept,
         mirror,
@@ -147,6 +151,7 @@ def scan_of(dataset: Any, path: str | Path) -> Scan:
             "modality": str(dataset.get("Modality", "")),
             "patient": str(dataset.get("PatientID", "")),
             "series": str(dataset.get("SeriesInstanceUID", "")),
+            "order": list(range(frames[0])) if order is None else order,
             "palette": dataset.PhotometricInterpretation == "PALETTE COLOR",
         },
     )
@@ -165,6 +170,18 @@ def plane_of(dataset: Any, frame: int = 0) -> Plane | None:
     )
 
 
+def thickness(dataset: Any) -> float:
+    """Millimetres from slice to slice where positions do not say, 1 where nothing does."""
+    names = ["SliceThickness", "SpacingBetweenSlices"]
+    if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
+        names.reverse()
+    for name in names:
+        found = _attribute(dataset, 0, "PixelMeasuresSequence", name)
+        if found not in (None, "") and abs(float(found)) > 0:
+            return abs(float(found))
+    return 1.0
+
+
 def _planes(dataset: Any, path: str) -> tuple[list[Plane], list[int] | None]:
     """The planes of all frames in the order of their positions, and that order.
 
@@ -179,16 +196,9 @@ def _planes(dataset: Any, path: str) -> tuple[list[Plane], list[int] | None]:
         along = distances(planes)
         order = sorted(range(count), key=lambda k: along[k])
         if len({round(distance, 3) for distance in along}) == count:
-            if count == 1:
-                planes.append(planes[0].moved(_thickness(dataset)))
             return [planes[k] for k in order], order if order != sorted(order) else None
     first = planes[0] if planes else Plane.anywhere(*_pixel_spacing(dataset, 0))
-    step = _thickness(dataset)
-    return [first, first.moved(step)] if count == 1 else [first, *_moved(first, step, count)], None
-
-
-def _moved(first: Plane, step: float, count: int) -> list[Plane]:
-    return [first.moved(step * number) for number in range(1, count)]
+    return [first.moved(thickness(dataset) * number) for number in range(count)], None
 
 
 def _pixels(dataset: Any, path: str | Path, frames: tuple[int, int, int]) -> Array:
@@ -236,7 +246,7 @@ def _mirror(dataset: Any, slope: float, intercept: float) -> float | None:
     bits = int(dataset.get("BitsStored", dataset.BitsAllocated))
     signed = int(dataset.get("PixelRepresentation", 0)) == 1
     lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return slope * (lowest + highest) + 2 * intercept
+    return float(slope * (lowest + highest) + 2 * intercept)
 
 
 def _frames_shape(dataset: Any, path: str | Path) -> tuple[int, int, int]:
@@ -262,15 +272,6 @@ def _pixel_spacing(dataset: Any, frame: int) -> tuple[float, float]:
         if found is not None and len(found) == 2 and min(map(float, found)) > 0:
             return float(found[0]), float(found[1])
     return 1.0, 1.0
-
-
-def _thickness(dataset: Any) -> float:
-    """Millimetres from slice to slice where positions do not say."""
-    for name in ("SpacingBetweenSlices", "SliceThickness"):
-        found = _attribute(dataset, 0, "PixelMeasuresSequence", name)
-        if found not in (None, "") and abs(float(found)) > 0:
-            return abs(float(found))
-    return 1.0
 
 
 def _attribute(dataset: Any, frame: int, group: str, name: str) -> Any:

@@ -110,9 +110,8 @@ def _unpacked(path: str | Path, image: Any) -> Any:
 
     nibabel stops reading behind the last value, and would not see that the checksum is wrong.
     """
-    header = image.header
-    values = int(np.prod(header.get_data_shape(), dtype=np.int64))
-    size = int(header.get_data_offset()) + values * header.get_data_dtype().itemsize
+    values = int(np.prod(image.shape, dtype=np.int64))
+    size = int(image.dataobj.offset) + values * image.get_data_dtype().itemsize
     with gzip.open(path) as file:
         data = file.read(size)
         while file.read(2**20):  # to the end, where the checksum is

@@ -50,13 +50,19 @@ def distances(planes: Sequence[Plane]) -> list[float]:
     return [float(np.dot(plane.position, normal)) for plane in planes]
 
 
-def stack_affine(planes: Sequence[Plane]) -> Affine:
-    """The affine of planes in order, two or more, as of :class:`~.scan.Scan`.
+def stack_affine(planes: Sequence[Plane], thickness: float = 1.0) -> Affine:
+    """The affine of planes in order, as of :class:`~.scan.Scan`.
 
     A tilted gantry moves planes sidewards as well: the affine is then sheared, as they are.
+
+    Args:
+        planes: One or more.
+        thickness: Of a single plane, in millimetres.
     """
     first, last = planes[0], planes[-1]
-    step = (np.asarray(last.position) - np.asarray(first.position)) / (len(planes) - 1)
+    step = first.normal * thickness
+    if len(planes) > 1:
+        step = (np.asarray(last.position) - np.asarray(first.position)) / (len(planes) - 1)
     affine = np.eye(4)
     affine[:3, 0] = np.asarray(first.orientation[:3]) * first.column_spacing
     affine[:3, 1] = np.asarray(first.orientation[3:]) * first.row_spacing

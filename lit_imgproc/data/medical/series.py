@@ -7,9 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_imgproc.data.errors import DataError
-from lit_imgproc.data.medical.dicom import is_dicom, load, plane_of, read_dicom, scan_of
+from lit_imgproc.data.medical.dicom import (
+    is_dicom,
+    load,
+    plane_of,
+    read_dicom,
+    read_dicom_header,
+    scan_of,
+    thickness,
+)
 from lit_imgproc.data.medical.planes import Plane, distances, gaps, stack_affine
-from lit_imgproc.data.medical.scan import Header, Scan
+from lit_imgproc.data.medical.scan import Affine, Header, Scan
 
 SHOWN = 3
 """So many gaps of a series are told, and the number of the others."""
@@ -22,11 +30,13 @@ class Slice(NamedTuple):
         path: The file.
         plane: Where it lies.
         shape: Height and width.
+        thickness: In millimetres.
     """
 
     path: Path
     plane: Plane
     shape: tuple[int, int]
+    thickness: float
 
 
 def read_series(folder: str | Path) -> Scan:
@@ -64,8 +74,6 @@ def read_series_header(folder: str | Path) -> Header:
     Raises:
         DataError: As for :func:`read_series`, as far as headers tell.
     """
-    from lit_imgproc.data.medical.dicom import read_dicom_header
-
     files = _files(Path(folder))
     if len(files) == 1:
         return read_dicom_header(files[0])
@@ -88,8 +96,9 @@ def _ordered(folder: Path, files: list[Path]) -> list[Slice]:
         dataset = load(path, pixels=False)
         series[str(dataset.get("SeriesInstanceUID", ""))].append((path, dataset))
     if len(series) > 1:
-        found = ", ".join(f"{members[0][0].name} and {len(members) - 1} more" for members in
-                          series.values())
+        found = ", ".join(
+            f"{members[0][0].name} and {len(members) - 1} more" for members in series.values()
+        )
         raise DataError(
             f"{folder}: holds {len(series)} series ({found}); give each a folder of its own."
         )
@@ -120,8 +129,8 @@ def _slice(path: Path, dataset: Any) -> Slice:
         raise DataError(f"{path}: does not say where in its series it lies.")
     if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
         raise DataError(f"{path}: has several frames, and there are other files in its folder.")
-    return Slice(path, plane, (int(dataset.Rows), int(dataset.Columns)))
+    return Slice(path, plane, (int(dataset.Rows), int(dataset.Columns)), thickness(dataset))
 
 
-def _affine(slices: list[Slice]) -> Any:
-    return stack_affine([one.plane for one in slices])
+def _affine(slices: list[Slice]) -> Affine:
+    return stack_affine([one.plane for one in slices], slices[0].thickness)

@@ -90,6 +90,8 @@ def _numbers(data: Any, bits: int) -> Any:
 def _first(value: Any) -> float | None:
     if value is None or value == "":
         return None
-    return float(value[0]) if isinstance(value, list | tuple) or hasattr(value, "append") else (
-        float(value)
+    return (
+        float(value[0])
+        if isinstance(value, list | tuple) or hasattr(value, "append")
+        else (float(value))
     )

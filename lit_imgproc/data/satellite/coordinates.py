@@ -150,7 +150,7 @@ def reproject(points: NDArray[np.float64], source: str, target: str) -> NDArray[
         from rasterio.warp import transform
 
         x, y = transform(here, there, flat[:, 0], flat[:, 1])
-    except rasterio.errors.CRSError as error:
+    except (rasterio.errors.CRSError, ValueError) as error:  # a code that is no number
         raise DataError(f"no coordinate reference system is called {source!r}") from error
     return np.stack([x, y], axis=1).reshape(points.shape)
 

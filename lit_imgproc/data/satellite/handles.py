@@ -72,7 +72,7 @@ def handle(path: str | Path) -> Any:
     opened = open_quietly(key)
     _POOL.opened[key] = (signature, opened)
     _POOL.opened.move_to_end(key)
-    if len(_POOL.opened) > HANDLES:
+    while len(_POOL.opened) > HANDLES:
         _POOL.opened.popitem(last=False)
     return opened
 

@@ -75,7 +75,7 @@ class Raster:
         self.stored = str(np.result_type(*map(sample_type, types)))
         self.dtype = "uint8" if self.stored == "uint8" and not self._pairs else "float32"
         self.nodata = file.nodata
-        self.crs = file.crs.to_string() if file.crs else None
+        self.crs = _as_text(file.crs) if file.crs else None
         self.transform = file.transform
         flags = library().enums.MaskFlags
         self.masked = flags.per_dataset in file.mask_flag_enums[self._read_bands[0] - 1]
@@ -202,6 +202,12 @@ def _pad(read: Read, window: Window, within: Window) -> Read:
         np.pad(read.image, sides, mode="reflect"),
         np.pad(missing, sides, constant_values=True),
     )
+
+
+def _as_text(crs: Any) -> str:
+    """What a CRS is read back from as the same one: its code, or else all of it."""
+    code = str(crs.to_string())
+    return code if library().crs.CRS.from_user_input(code) == crs else str(crs.to_wkt())
 
 
 def _alpha(file: Any) -> int | None:

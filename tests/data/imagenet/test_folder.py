@@ -186,3 +186,39 @@ def test_images_per_class_are_drawn_by_seed(tmp_path):
     found.draw(25, 0)
     assert len(found.problems) == 2
     assert "class 'cat' has 21 training images" in found.problems[0]
+
+
+def test_a_file_that_an_index_lists_again(tmp_path):
+    put(tmp_path, "0.png", "1.png", "2.png", "3.png")
+    (tmp_path / "index.csv").write_text(
+        "path,label,split\n0.png,a,train\n1.png,b,train\n2.png,a,val\n3.png,b,test\n"
+        "./0.png,a,train\n1.png,a,train\n2.png,a,test\n3.png,b,test\n"
+    )
+    assert [line.split(": ", 1)[1] for line in problems(tmp_path, "index.csv")] == [
+        "0.png is listed twice, in line 2 before: delete one.",
+        "1.png has the label 'a', and by line 3 'b'.",
+        "2.png is in test, and in val by line 4: one can be true.",
+        "3.png is listed twice, in line 5 before: delete one.",
+    ]
+
+
+def test_links_to_folders_within_a_class_are_not_followed(tmp_path):
+    put_classes(tmp_path)
+    (tmp_path / "cat/loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "dog/same.png").symlink_to(tmp_path / "dog/0.png")
+    assert len(listing(tmp_path).names()) == 41
+
+
+def test_files_are_left_out(tmp_path):
+    put_classes(tmp_path)
+    put(tmp_path, "cat/a: b.png")
+    found = listing(tmp_path)
+    found.leave_out([f"{tmp_path}/cat/a: b.png: is no image.", f"{tmp_path}/dog/3.png: is empty."])
+    assert found.problems == []
+    assert len(found.names()) == 39
+    assert {"cat/a: b.png", "dog/3.png"}.isdisjoint(found.names())
+    found.leave_out(["something else is wrong."])
+    assert found.problems == ["something else is wrong."]
+    found = listing(tmp_path)
+    found.leave_out([f"{tmp_path}/dog/{number}.png: is empty." for number in range(20)])
+    assert "two classes are needed; there is only the class 'cat'" in found.problems[0]
