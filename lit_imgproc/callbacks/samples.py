@@ -59,9 +59,10 @@ def fixed_samples(datamodule: ImageDataModule, count: int) -> Batch:
     Where images carry no single label, they are spread evenly over the split.
     """
     dataset: Any = datamodule.dataset("val")
-    labels = torch.as_tensor(dataset.labels)
+    labels = getattr(dataset, "labels", None)
     count = min(count, len(dataset))
-    if labels.ndim == 1:
+    if labels is not None and labels.ndim == 1:
+        labels = torch.as_tensor(labels)
         order = torch.argsort(labels, stable=True)
         ranks = torch.empty_like(order)  # the how-manieth of its class an image is
         _, sizes = torch.unique_consecutive(labels[order], return_counts=True)

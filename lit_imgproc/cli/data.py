@@ -24,15 +24,34 @@ def data() -> None:
 
 
 @app.command()
-def prepare(recipe: RecipeName, overrides: Overrides = None, toy: Toy = False) -> None:
+def prepare(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    toy: Toy = False,
+    shards: Annotated[
+        Path | None,
+        typer.Option(help="Write them as shards for an object store, too, into this folder."),
+    ] = None,
+) -> None:
     """Make the copies for speed that a recipe's data.cache asks for, or what is missing of them.
 
     It may be stopped and goes on where it was; others of the same server use what it made.
 
     Example: lit-imgproc data prepare classification/resnet50_imagenet data.cache=jpeg
     """
-    folder = _datamodule(recipe, overrides, toy).prepare_cache(_progress)
-    print(f"prepared {folder}")
+    data = _datamodule(recipe, overrides, toy)
+    if shards is None:
+        print(f"prepared {data.prepare_cache(_progress)}")
+        return
+    from lit_imgproc.data.imagenet.image_folder import ImageFolder
+    from lit_imgproc.data.shards import write_shards
+
+    if not isinstance(data, ImageFolder):
+        raise typer.BadParameter(
+            "only of an image_folder can shards be made", param_hint="--shards"
+        )
+    write_shards(data, shards, _progress)
+    print(f"prepared {shards}")
 
 
 @app.command()

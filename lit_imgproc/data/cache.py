@@ -1,7 +1,8 @@
 """Prepared copies of a data set's images, so that training reads instead of decoding.
 
 A cache holds each image as evaluation sees it before ``resize: crop`` cuts it: at most as large as
-it was, its shorter side ``image_size / crop_fraction``. ``raw`` holds the pixels, so evaluation on
+it was, its shorter side ``image_size / crop_fraction``; with ``squash`` that is the square that the
+network sees. ``raw`` holds the pixels, so evaluation on
 it is exact to the bit; ``jpeg`` holds a JPEG of quality 90 with 4:2:0 chroma. What an augmentation
 crops at random is then a part of that smaller image: a crop of 8 % of it is scaled up where one of
 the original might be scaled down.
@@ -14,114 +15,29 @@ changed file costs the remaking of one part, and several data sets may share a f
 import hashlib
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import numpy as np
-import simplejpeg
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from lit_imgproc.data.base import Progress, available_cpus
-from lit_imgproc.data.decode import Encoded, read_encoded
+from lit_imgproc.data.base import Progress
 from lit_imgproc.data.errors import DataError
+from lit_imgproc.data.form import Form, ahead
 from lit_imgproc.data.names import Names
-from lit_imgproc.data.pack import UNFINISHED, Pack, Packed, Part, Writer, is_sound
-from lit_imgproc.inputs import InputSpec
+from lit_imgproc.data.pack import UNFINISHED, Pack, Part, Writer, is_sound
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-QUALITY, CHROMA = 90, "420"
 PART_IMAGES = 1024
 """So many images of a part are enough; there are more where there would be too many parts."""
 MOST_PARTS = 64
 """Each is an open file in every process that reads a cache."""
-THREADS = 32
 RUN = "run `lit-imgproc data prepare` with this recipe"
-
-
-@dataclass(frozen=True)
-class Form:
-    """What is kept of an image.
-
-    Args:
-        kind: Its pixels, or a JPEG of them.
-        spec: What evaluation does to an image.
-    """
-
-    kind: Literal["jpeg", "raw"]
-    spec: InputSpec
-
-    @property
-    def name(self) -> str:
-        """All that it depends on, in a word that can name a folder."""
-        spec = self.spec
-        size = spec.size
-        if spec.resize == "crop":
-            size = (int(size[0] / spec.crop_fraction), int(size[1] / spec.crop_fraction))
-        scaled = f"{size[0]}x{size[1]}-{spec.interpolation}-" if spec.resize != "none" else ""
-        coded = f"jpeg{QUALITY}-{CHROMA}" if self.kind == "jpeg" else "raw"
-        return f"{coded}-{spec.resize}-{scaled}{spec.channels}"
-
-    def pack(self, root: Path, name: str) -> Packed:
-        """Read, scale and encode one file; what is wrong with it is part of the answer."""
-        path = os.path.join(root, name)
-        try:
-            encoded = read_encoded(path, self.spec.channels)
-            image = self.spec.uncut(encoded.decode())
-        except DataError as error:
-            return Packed(b"", problem=str(error).removeprefix(path))
-        digest = hashlib.sha256(encoded.data).digest()
-        stored, original = image.shape[:2], encoded.shape[:2]
-        return Packed(self._encode(image), stored, original, digest)
-
-    def _encode(self, image: NDArray[np.uint8]) -> bytes | memoryview:
-        image = np.ascontiguousarray(image)
-        if self.kind == "raw":
-            return image.reshape(-1).data
-        colours, chroma = ("RGB", CHROMA) if image.shape[2] == 3 else ("GRAY", "Gray")
-        jpeg: bytes = simplejpeg.encode_jpeg(image, QUALITY, colours, chroma)
-        return jpeg
-
-    def unpack(self, pack: Pack, index: int, path: str) -> NDArray[np.uint8] | Encoded:
-        """An image of a pack: its pixels ``[H,W,C]``, which cannot be written to, or its JPEG.
-
-        Args:
-            pack: Where it is, without a problem.
-            index: Its number there.
-            path: The file that it is a copy of.
-
-        Raises:
-            DataError: It is no JPEG.
-        """
-        if self.kind == "raw":
-            return pack.pixels(index, self.spec.channels)
-        return Encoded(pack.data(index), path, self.spec.channels)
-
-
-def load(root: Path, names: Sequence[str], form: Form) -> Pack:
-    """Decode files into memory; workers that are forked from this process share it.
-
-    Returns:
-        A pack in the order of ``names``, with a problem for each file that cannot be used.
-    """
-    images = _ahead(lambda name: form.pack(root, name), names)
-    # Part by part, so that never more than one part of it all is there twice.
-    parts = []
-    while some := list(islice(images, PART_IMAGES)):
-        parts.append(Part.of(some))
-    numbers = np.arange(len(names))
-    return Pack(parts, numbers // PART_IMAGES, numbers % PART_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -277,7 +193,7 @@ class Cache:
     def _checked(
         self, folder: Path, slots: Sequence[Slot], progress: Progress
     ) -> Iterator[tuple[Slot, bool]]:
-        found = _ahead(lambda slot: is_sound(folder / slot.name), slots)
+        found = ahead(lambda slot: is_sound(folder / slot.name), slots)
         yield from progress(zip(slots, found, strict=True), "checking", len(slots))
 
     def _make(self, folder: Path, slots: Sequence[Slot]) -> Iterator[None]:
@@ -285,7 +201,7 @@ class Cache:
         for slot in slots:
             names = [self.names[number] for number in slot.files]
             with Writer(folder / slot.name, self._mode & 0o666 | 0o640) as part:
-                for image in _ahead(lambda name: self.form.pack(self.root, name), names):
+                for image in ahead(lambda name: self.form.pack(self.root, name), names):
                     part.add(image)
                     yield
 
@@ -295,7 +211,7 @@ class Cache:
         def look(first: int) -> list[bytes]:
             return [self._state(name) for name in self.names[first : first + PART_IMAGES]]
 
-        for some in _ahead(look, range(0, len(self.names), PART_IMAGES)):
+        for some in ahead(look, range(0, len(self.names), PART_IMAGES)):
             yield from some
 
     def _state(self, name: str) -> bytes:
@@ -304,16 +220,3 @@ class Cache:
         except OSError as error:
             return b"%d" % (error.errno or 0)
         return b"%d %d" % (found.st_size, found.st_mtime_ns)
-
-
-def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``map`` in threads, which are no further ahead than they need to be."""
-    threads = available_cpus(limit=THREADS)
-    pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from lit_imgproc.data.errors import DataError
@@ -17,6 +21,43 @@ RAGGED = ("boxes", "labels", "masks", "iscrowd", "area", "caption", "captions", 
 
 LONGEST_GAP = 100
 """So many unreadable images in a row are no accident: a disk or a share is gone."""
+
+
+class Samples(list[Sample]):
+    """The samples of a batch, their images moved to where they end up as they come.
+
+    An array ``[H,W,C]`` is copied while it is in the cache of the CPU, and its own memory serves
+    the next image: to stack a list of tensors takes several times as long.
+
+    Args:
+        count: The samples of the batch, at most.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._moved = 0
+        self._rows: NDArray[Any] | None = None
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample and move its image, if that is an array of the others' size."""
+        image = sample.get("image")
+        if isinstance(image, np.ndarray):
+            if self._rows is None:
+                self._rows = np.empty((self._count, *image.shape), image.dtype)
+            if (image.shape, image.dtype) == (self._rows.shape[1:], self._rows.dtype):
+                self._rows[self._moved] = image
+                sample["image"] = self._rows[self._moved]
+                self._moved += 1
+        self.append(sample)
+
+    def images(self) -> Tensor | None:
+        """All images, a tensor ``[B,C,H,W]`` over rows of pixels; ``None`` if sizes differ.
+
+        In torch's words its memory format is channels last.
+        """
+        if self._rows is None or self._moved < len(self):
+            return None
+        return torch.from_numpy(self._rows[: self._moved]).permute(0, 3, 1, 2)
 
 
 class Readable(Dataset[Sample]):
@@ -48,17 +89,17 @@ class Readable(Dataset[Sample]):
             return error
 
     def _fetch(self, keys: Sequence[Key]) -> Fetched:
-        samples: list[Sample] = []
+        samples = Samples(len(keys))
         skipped: list[str] = []
         for key in keys:
             try:
-                samples.append(self.dataset[key])
+                samples.add(self._fetch_one(key))
             except DataError as error:
                 if self.on_error == "stop":
                     raise
                 skipped.append(str(error))
                 if isinstance(key, tuple):
-                    samples.append(self._next(*key, skipped))
+                    samples.add(self._next(*key, skipped))
         if not samples:
             raise DataError(
                 f"none of the {len(keys)} images of an evaluation batch can be read; the first is "
@@ -66,11 +107,17 @@ class Readable(Dataset[Sample]):
             )
         return samples, skipped
 
+    def _fetch_one(self, key: Key) -> Sample:
+        # A data set may have a faster way for images that are copied into a batch at once.
+        fetch = getattr(self.dataset, "fetch", None)
+        sample: Sample = self.dataset[key] if fetch is None else fetch(key)
+        return sample
+
     def _next(self, index: int, sample_seed: int, skipped: list[str]) -> Sample:
         """The sample in the place of an unreadable one: a function of its index alone."""
         for step in range(1, LONGEST_GAP):
             try:
-                sample: Sample = self.dataset[(index + step) % len(self), sample_seed]
+                sample: Sample = self._fetch_one(((index + step) % len(self), sample_seed))
                 return sample
             except DataError as error:
                 skipped.append(str(error))
@@ -88,13 +135,29 @@ def collate(fetched: Fetched) -> Any:
     if isinstance(fetched, DataError):
         return fetched
     samples, skipped = fetched
+    images = samples.images() if isinstance(samples, Samples) else None
+    if images is not None:
+        samples = [_without(sample, {"image"}) for sample in samples]
+    else:
+        samples = [_as_tensor(sample) for sample in samples]
     listed = {key for key in samples[0] if key in RAGGED}
     for key in ("image", "mask"):
         if key in samples[0] and len({sample[key].shape for sample in samples}) > 1:
             listed.add(key)
     batch = default_collate([_without(sample, listed) for sample in samples])
     batch |= {key: [sample[key] for sample in samples] for key in samples[0] if key in listed}
+    if images is not None:
+        batch["image"] = images
     return {**batch, "skipped": skipped} if skipped else batch
+
+
+def _as_tensor(sample: Sample) -> Sample:
+    """A sample whose image, if it is an array ``[H,W,C]``, is a tensor ``[C,H,W]``."""
+    image = sample.get("image")
+    if not isinstance(image, np.ndarray):
+        return sample
+    image = np.require(image, requirements=["C", "W"])
+    return {**sample, "image": torch.from_numpy(image).permute(2, 0, 1)}
 
 
 def _without(sample: Sample, keys: set[str]) -> Sample:

@@ -15,11 +15,11 @@ from typing import Any, cast
 import numpy as np
 
 from lit_imgproc.data.base import Progress, Split
-from lit_imgproc.data.cache import Form
 from lit_imgproc.data.decode import Encoded
 from lit_imgproc.data.errors import DataError
-from lit_imgproc.data.imagenet.datamodule import ImageFolder
+from lit_imgproc.data.form import Form
 from lit_imgproc.data.imagenet.datasets import ClassificationDataset, Labels, Pixels
+from lit_imgproc.data.imagenet.image_folder import ImageFolder
 from lit_imgproc.data.names import KEPT, Names
 from lit_imgproc.data.transforms import Augment
 from lit_imgproc.extras import require

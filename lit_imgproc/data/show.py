@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_imgproc import pictures
 from lit_imgproc.data.base import ImageDataModule, Split
+
+LARGEST = 480
+"""The longer side of a tile, in pixels, at most."""
 
 
 def contact_sheet(
@@ -37,12 +42,13 @@ def contact_sheet(
 def draw(sample: dict[str, Any], class_names: Sequence[str]) -> pictures.Picture:
     """One sample as a tile with a caption; of a volume, the slice in its middle."""
     image = np.asarray(sample["image"])
-    eight_bit = image.dtype == np.uint8
     mask = np.asarray(sample["mask"]) if "mask" in sample else None
     if image.ndim == 4:
         middle = image.shape[1] // 2
         image, mask = image[:, middle], None if mask is None else mask[middle]
-    tile = pictures.tile(image.astype(np.float32) / (255 if eight_bit else 1))
+    height = image.shape[1]
+    unit = np.float32(255 if image.dtype == np.uint8 else 1)
+    tile = pictures.tile(_shrunk(image.astype(np.float32) / unit))
     lines = []
     if mask is not None:
         tile = pictures.paint(tile, mask)
@@ -53,13 +59,23 @@ def draw(sample: dict[str, Any], class_names: Sequence[str]) -> pictures.Picture
         if "masks" in sample:
             for number, one in enumerate(np.asarray(sample["masks"])):
                 tile = pictures.paint(tile, np.where(one, number + 1, 0))
-        scale = tile.shape[0] / image.shape[1]
+        scale = tile.shape[0] / height
         tile = pictures.outline(tile, np.asarray(sample["boxes"]) * scale, labels)
         lines.append(", ".join(sorted({class_names[k] for k in labels})) or "nothing")
     if "label" in sample:
         lines.append(_label(sample["label"], class_names))
     lines += sample.get("captions", [])[:1]
     return pictures.caption(tile, [*lines, str(sample["id"])])
+
+
+def _shrunk(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image ``[C,H,W]`` of which no side is longer than :data:`LARGEST`."""
+    scale = LARGEST / max(image.shape[1:])
+    if scale >= 1:
+        return image
+    shown = np.ascontiguousarray(image[:3].transpose(1, 2, 0))
+    small = cv2.resize(shown, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32).reshape(*small.shape[:2], -1).transpose(2, 0, 1)
 
 
 def _label(label: Any, class_names: Sequence[str]) -> str:

@@ -52,4 +52,5 @@ def held_out_groups(groups: Sequence[str], fraction: float) -> NDArray[np.bool_]
 
 
 def _rank(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
+    # A file's name need not be UTF-8.
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

@@ -97,11 +97,11 @@ def _checksums(root: Path, progress: Progress) -> Iterator[str]:
 def _leaks(looks: Looks) -> Iterator[str]:
     for one, other in _pairs(looks):
         for what, noun in (("digest", "the same pixels as"), ("group", "of the same group as")):
-            known = {getattr(look, what): look.name for look in looks[one]}
-            known = {key: name for key, name in known.items() if key}
+            known = {_key(look, what): look.name for look in looks[one]}
+            known.pop(None, None)
             told = set()
             for look in looks[other]:
-                key = getattr(look, what)
+                key = _key(look, what)
                 if key in known and key not in told:
                     told.add(key)
                     of = f" ({key})" if what == "group" else ""
@@ -110,11 +110,13 @@ def _leaks(looks: Looks) -> Iterator[str]:
 
 def _twins(looks: Looks) -> Iterator[str]:
     for split, found in looks.items():
-        known: dict[bytes, str] = {}
+        known: dict[Any, str] = {}
         for look in found:
-            if look.digest and look.digest in known:
-                yield f"{look.name} of {split} has the same pixels as {known[look.digest]}."
-            known.setdefault(look.digest, look.name)
+            key = _key(look, "digest")
+            if key in known:
+                yield f"{look.name} of {split} has the same pixels as {known[key]}."
+            elif key is not None:
+                known[key] = look.name
 
 
 def _alike(looks: Looks, progress: Progress) -> Iterator[str]:
@@ -149,6 +151,11 @@ def _nearest(rows: Any, table: Any) -> tuple[Any, Any]:
         better = value > best
         best[better], index[better] = value[better], here[better] + start
     return best, index
+
+
+def _key(look: Look, what: str) -> Any:
+    """What is compared; pixels without any contrast, as of blank slices, say nothing."""
+    return None if what == "digest" and look.thumbnail is None else getattr(look, what)
 
 
 def _grey(look: Look) -> Any:

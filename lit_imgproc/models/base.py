@@ -58,7 +58,9 @@ class ImageModule(LightningModule):
         """Turn eight-bit images into floats in [0, 1], here on the device and not in the worker."""
         image = batch.get("image")
         if isinstance(image, Tensor) and image.dtype == torch.uint8:
-            return {**batch, "image": image.to(self.normalization.mean.dtype).div_(255)}
+            # Workers lay pixels out in rows; weights, unless they are told, do not.
+            floats = image.to(self.normalization.mean.dtype, memory_format=torch.contiguous_format)
+            return {**batch, "image": floats.div_(255)}
         return batch
 
     def configure_model(self) -> None:

@@ -58,7 +58,9 @@ def load_data(recipe: str | Path, *overrides: str, toy: bool = False) -> ImageDa
     """The data of a recipe, before any file is looked at. The recipe may have no ``model:``.
 
     Args:
-        recipe: See :func:`load_recipe`, as for the others.
+        recipe: a name, or a file.
+        overrides: ``key=value``, as for :func:`load_recipe`.
+        toy: generated data instead of the recipe's own.
 
     Raises:
         RecipeError: everything that is wrong with it, a line each.

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -49,8 +48,8 @@ def log_model(
 
     Args:
         tracker: The run. On ranks other than zero nothing happens.
-        network: From float ``[B,C,h,w]``, 8-bit images in [0,1], to probabilities ``[B,K]``: the normalization
-            and the softmax or sigmoid are part of it. It is not changed.
+        network: From float ``[B,C,h,w]``, 8-bit images in [0,1], to probabilities ``[B,K]``: the
+            normalization and the softmax or sigmoid are part of it. It is not changed.
         input_spec: How a raw image becomes what the network takes.
         class_names: Names of the K classes.
         example: ``[2,H,W,C]``, two images that the model is stored with as input example.

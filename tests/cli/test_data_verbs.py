@@ -117,3 +117,16 @@ def test_prepare_says_where_there_is_nothing_to_prepare(run):
     code, _, err = run("prepare", "shapes.yaml")
     assert code == 2
     assert "data.cache is null, which needs no preparation: set it to jpeg or raw." in err
+
+
+def test_prepare_writes_shards_that_a_recipe_can_stream(run, tmp_path):
+    code, out, _ = run("prepare", "shapes.yaml", "data.cache=jpeg", "--shards", "shards")
+    assert code == 0
+    assert out.endswith("prepared shards\n")
+    (tmp_path / "streamed.yaml").write_text(
+        "data: {name: sharded_images, root: shards, num_workers: 0}\n"
+    )
+    code, out, _ = run("stats", "streamed.yaml", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["train"]["images"] == 48
+    assert run("prepare", "quickstart", "--shards", "elsewhere")[0] == 2

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from lit_imgproc.data.cache import Cache, Form, load
+from lit_imgproc.data.cache import Cache
 from lit_imgproc.data.errors import DataError
+from lit_imgproc.data.form import Form, load
 from lit_imgproc.data.imagenet.datamodule import ImageFolder
 from lit_imgproc.data.imagenet.toy import write_folder
 from lit_imgproc.inputs import InputSpec
@@ -381,7 +382,7 @@ def test_unusual_names(copy):
 
 
 def test_loading_keeps_the_order_of_the_names(photos, monkeypatch):
-    monkeypatch.setattr("lit_imgproc.data.cache.PART_IMAGES", 3)
+    monkeypatch.setattr("lit_imgproc.data.form.PART_IMAGES", 3)
     names = [f"cat/{number}.png" for number in (5, 1, 4, 2, 7, 8, 10)] + ["cat/none.png"]
     form = Form("raw", SPEC)
     pack = load(photos, names, form)

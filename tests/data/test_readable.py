@@ -162,10 +162,13 @@ def test_a_prediction_stops_or_skips_too(root, workers):
     assert sum(len(batch["id"]) for batch in data.predict_dataloader()) == 23
 
 
-def test_files_that_are_broken_from_the_start_are_refused_whatever_is_chosen(root):
+def test_files_that_are_broken_from_the_start_stop_it_or_are_left_out(root):
     broken(root, "train/disc/disc_3.png")()
     with pytest.raises(DataError, match=r"disc_3.png"):
-        make(root, "skip").prepare()
+        make(root, "stop").prepare()
+    data = make(root, "skip")
+    assert data.splits()["train"] == 47
+    assert [sentence.split(":")[0][-10:] for sentence in data.left_out] == ["disc_3.png"]
 
 
 def test_the_count_goes_on_after_a_resume(caplog):

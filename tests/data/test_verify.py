@@ -105,7 +105,10 @@ def test_near_duplicates_of_two_splits_are_remarks():
     assert [remark[:38] for remark in report.remarks] == ["again of val is much like a of train ("]
 
 
-def test_images_without_contrast_are_like_no_other():
+def test_images_without_contrast_are_like_no_other_and_no_leak():
+    blank = [{"image": torch.zeros(3, 32, 32), "id": name} for name in "ab"]
+    report = verify(Given(train=Samples(blank[:1]), test=Samples(blank[1:])), silent)
+    assert report.problems == report.remarks == []
     flat = [{"image": torch.full((3, 32, 32), v, dtype=torch.uint8), "id": str(v)} for v in (5, 9)]
     report = verify(Given(train=Samples(flat[:1]), test=Samples(flat[1:])), silent)
     assert report.problems == report.remarks == []

@@ -147,6 +147,7 @@ class AnnotatedData(ImageDataModule):
             "std": std,
             "value_range": list(spec.value_range),
             "image_size": list(spec.size),
+            "multilabel": self.target == "labels",
         }
 
     def read(self) -> dict[Split, ImageDataset]:

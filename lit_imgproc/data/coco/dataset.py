@@ -19,7 +19,7 @@ from lit_imgproc.data.imagenet.datasets import SAMPLE, pixel_statistics
 from lit_imgproc.data.transforms import Augment
 from lit_imgproc.inputs import InputSpec
 
-Target = Literal["boxes", "instances", "semantic", "captions"]
+Target = Literal["boxes", "instances", "semantic", "labels", "captions"]
 Pixels = NDArray[np.uint8]
 
 
@@ -31,6 +31,7 @@ class AnnotatedDataset(ImageDataset):
       ``[N]``, in pixels of the item's image.
     - ``instances``: these and ``masks`` uint8 ``[N,H,W]``.
     - ``semantic``: ``mask`` int64 ``[H,W]``, 255 = ignore.
+    - ``labels``: ``label``, float32 ``[K]``: 1 for each class that is in the image.
     - ``captions``: ``captions``, a list of str.
 
     As evaluation sees it, an item has its ``geometry``, too: see
@@ -99,6 +100,10 @@ class AnnotatedDataset(ImageDataset):
             return {"captions": self.source.captions(index)}
         if self.target == "semantic":
             return {"mask": self.source.semantic(index, size)}
+        if self.target == "labels":
+            present = np.zeros(len(self.class_names), np.float32)
+            present[self.source.objects(index).labels] = 1
+            return {"label": present}
         objects = self.source.objects(index, size if self.target == "instances" else None)
         return _scaled(objects, self.source.size(index), size)
 
@@ -106,7 +111,7 @@ class AnnotatedDataset(ImageDataset):
         self, image: Pixels, found: dict[str, Any], sample_seed: int
     ) -> tuple[Pixels, dict[str, Any]]:
         assert self.augment is not None
-        if self.target == "captions":
+        if self.target in ("labels", "captions"):
             return self.augment(image, sample_seed), found
         given = {key: found[key] for key in ("mask", "boxes", "masks") if key in found}
         moved = self.augment.sample(sample_seed, image=image, **given)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_imgproc.data.cache import Form
 from lit_imgproc.data.decode import Encoded
+from lit_imgproc.data.form import Form
 from lit_imgproc.data.imagenet.datasets import FileDataset, Labels, Pixels
 from lit_imgproc.data.pack import Pack
 from lit_imgproc.data.transforms import Augment

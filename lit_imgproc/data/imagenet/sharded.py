@@ -16,7 +16,7 @@ from lit_imgproc.data.base import BatchSize, ImageDataset, NumWorkers, Split
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.imagenet import toy
 from lit_imgproc.data.imagenet.base import ClassificationData
-from lit_imgproc.data.imagenet.datamodule import ImageFolder
+from lit_imgproc.data.imagenet.image_folder import ImageFolder
 from lit_imgproc.data.names import KEPT, Names
 from lit_imgproc.data.shards import IMAGES, RECORD, ShardDataset, is_remote, write_shards
 from lit_imgproc.data.transforms import AugmentChoice

@@ -127,7 +127,7 @@ def read_archive(root: Path, dataset: str, size: int, kind: Kind) -> Archive:
             else f"{path}: there is no such file, and MedMNIST's {kind} sets are {known}."
         )
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             keys = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]
             if missing := [key for key in keys if key not in file.files]:
                 raise DataError(f"{path}: has no {', no '.join(missing)}; it has {file.files}.")

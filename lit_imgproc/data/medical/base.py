@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 from numpy.typing import NDArray
 
 from lit_imgproc.data.base import (
@@ -37,7 +37,6 @@ from lit_imgproc.inputs import EIGHT_BIT, InputSpec
 
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Millimetres = tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
-Share = Annotated[float, Ge(0)]
 
 SAMPLE = 50
 """Mean and deviation are of up to so many training volumes, evenly spaced."""

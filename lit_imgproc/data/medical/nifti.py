@@ -94,8 +94,10 @@ def _open(path: str | Path) -> Any:
         image = nib.load(path, mmap="r")
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error
-    except (*DAMAGED, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as e:
-        raise DataError(f"{path}: {_why(e)}") from e
+    except nib.filebasedimages.ImageFileError as error:
+        raise DataError(f"{path}: not a NIfTI file, or damaged or cut short.") from error
+    except (*DAMAGED, nib.spatialimages.HeaderDataError) as error:
+        raise DataError(f"{path}: {_why(error)}") from error
     if not isinstance(image, nib.Nifti1Pair):
         raise DataError(f"{path}: not a NIfTI file.")
     return image

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -18,13 +17,13 @@ from lit_imgproc.data.base import (
     ImageDataset,
     NumWorkers,
     Split,
-    available_cpus,
 )
 from lit_imgproc.data.readable import OnError
 from lit_imgproc.data.satellite.bands import Selection
 from lit_imgproc.data.satellite.listing import SUFFIXES, Layout, Piece, Source, list_files, open_all
 from lit_imgproc.data.satellite.moments import Moments, value_range_of
 from lit_imgproc.data.satellite.raster import Raster
+from lit_imgproc.data.satellite.threads import in_threads
 from lit_imgproc.data.satellite.tiling import Tile
 from lit_imgproc.data.transforms import Augment, AugmentChoice
 from lit_imgproc.inputs import InputSpec
@@ -162,8 +161,7 @@ class RasterData(ImageDataModule):
         def look(part: Sequence[tuple[int, Tile]]) -> list[Look]:
             return [self._look_at(sources[number], tile, class_names) for number, tile in part]
 
-        with ThreadPoolExecutor(available_cpus(limit=8)) as pool:  # GDAL releases the GIL
-            looks = [one for part in pool.map(look, parts) for one in part]
+        looks = [one for some in in_threads(look, parts) for one in some]
         return dict(zip([key for part in parts for key in part], looks, strict=True))
 
     def _look_at(self, source: Source, tile: Tile, class_names: Sequence[str]) -> Look:

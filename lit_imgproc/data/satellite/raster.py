@@ -1,6 +1,7 @@
 """Windows of raster files, as images for networks."""
 
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from lit_imgproc.data.satellite.sample_types import as_stored, sample_type
 from lit_imgproc.data.satellite.tiling import Window
 
 Pixels = NDArray[Any]
+_SHARED: dict[tuple[Any, ...], tuple[list[int], list[str], list[tuple[int, int]]]] = {}
 
 
 class Read(NamedTuple):
@@ -62,20 +64,26 @@ class Raster:
         masked: Whether a mask band or alpha says where data are missing.
     """
 
+    # A data set may have a hundred thousand of these in every worker.
+    __slots__ = (
+        "_kept", "_pairs", "_read_bands", "band_names", "crs", "dtype", "height", "masked",
+        "nodata", "path", "stored", "transform", "width",
+    )  # fmt: skip
+
     def __init__(self, path: str | Path, selection: Selection = EVERYTHING) -> None:
         self.path = str(path)
         file = handle(path)
         alpha = _alpha(file)
-        self._read_bands, self.band_names, self._pairs = selection.resolve(
-            self.path, file.descriptions, alpha
+        self._read_bands, self.band_names, self._pairs = _shared(
+            *selection.resolve(self.path, file.descriptions, alpha)
         )
         self._kept = len(self.band_names) - len(self._pairs)
         self.height, self.width = file.height, file.width
         types = {file.dtypes[number - 1] for number in self._read_bands}
-        self.stored = str(np.result_type(*map(sample_type, types)))
+        self.stored = intern(str(np.result_type(*map(sample_type, types))))
         self.dtype = "uint8" if self.stored == "uint8" and not self._pairs else "float32"
         self.nodata = file.nodata
-        self.crs = _as_text(file.crs) if file.crs else None
+        self.crs = intern(_as_text(file.crs)) if file.crs else None
         self.transform = file.transform
         flags = library().enums.MaskFlags
         self.masked = flags.per_dataset in file.mask_flag_enums[self._read_bands[0] - 1]
@@ -202,6 +210,13 @@ def _pad(read: Read, window: Window, within: Window) -> Read:
         np.pad(read.image, sides, mode="reflect"),
         np.pad(missing, sides, constant_values=True),
     )
+
+
+def _shared(
+    bands: list[int], names: list[str], pairs: list[tuple[int, int]]
+) -> tuple[list[int], list[str], list[tuple[int, int]]]:
+    """The same lists for all rasters of which they are the same."""
+    return _SHARED.setdefault((*bands, *names, *pairs), (bands, names, pairs))
 
 
 def _as_text(crs: Any) -> str:

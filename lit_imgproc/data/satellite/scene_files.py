@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_imgproc.data.base import DataError, Split, raise_all
 from lit_imgproc.data.decode import IMAGE_SUFFIXES, read_image
 from lit_imgproc.data.imagenet.datasets import ClassificationDataset, Labels
 from lit_imgproc.data.imagenet.folder import Files, Listing
+from lit_imgproc.data.probe import probe
 from lit_imgproc.data.satellite.bands import Selection
 from lit_imgproc.data.satellite.moments import Moments
 from lit_imgproc.data.satellite.raster import Raster, Read
@@ -27,27 +27,57 @@ PLAIN = IMAGE_SUFFIXES - {".tif", ".tiff"}
 """What OpenCV reads as RGB of 8 bits, turned as EXIF says and out of its palette."""
 
 
-class Scene(NamedTuple):
-    """An image as it was read, and what its bands are called."""
+class Kind(NamedTuple):
+    """What the images of a data set have in common, and a size, which they may have not.
 
-    read: Read
+    Attributes:
+        channels: How many bands the images have.
+        dtype: ``uint8`` or ``float32``.
+        band_names: Of the images.
+        size: Height and width, in pixels.
+    """
+
+    channels: int
+    dtype: str
     band_names: list[str]
+    size: tuple[int, int]
 
 
-def read_scene(path: Path, selection: Selection) -> Scene:
+def read_kind(path: Path, selection: Selection) -> Kind:
+    """What the header of an image file says.
+
+    Raises:
+        DataError: It cannot be read, has not the bands that are asked for, or is too large.
+    """
+    if _is_plain(path, selection):
+        header = probe(path)
+        if isinstance(header, str):
+            raise DataError(header)
+        return Kind(3, "uint8", ["red", "green", "blue"], (header.height, header.width))
+    raster = _open(path, selection)
+    size = raster.height, raster.width
+    return Kind(raster.channels, raster.dtype, raster.band_names, size)
+
+
+def read_scene(path: Path, selection: Selection) -> Read:
     """All of an image file.
 
     Raises:
         DataError: It cannot be read, has not the bands that are asked for, or is too large.
     """
-    if path.suffix.lower() in PLAIN and selection.bands is None and not selection.indices:
-        return Scene(Read(read_image(path, 3), None), ["red", "green", "blue"])
-    raster = Raster(path, selection)
-    if raster.height * raster.width * raster.channels > LARGEST:
-        raise DataError(
-            f"{path}: is too large for one image ({raster.height}x{raster.width}); cut it."
-        )
-    return Scene(raster.read(), raster.band_names)
+    if _is_plain(path, selection):
+        return Read(read_image(path, 3), None)
+    return _open(path, selection).read()
+
+
+def unlike(path: Path, kind: Kind, first: Kind) -> str:
+    """A sentence where an image is not of the kind of the first, or ``""``."""
+    if (kind.channels, kind.dtype) == (first.channels, first.dtype):
+        return ""
+    return (
+        f"{path}: gives {kind.channels} bands of {kind.dtype}, where the first image gives "
+        f"{first.channels} of {first.dtype}."
+    )
 
 
 class SceneDataset(ClassificationDataset):
@@ -79,18 +109,21 @@ class SceneDataset(ClassificationDataset):
         self.root, self.selection, self.moments = root, selection, moments
 
     def size(self, index: int) -> tuple[int, ...]:
-        """Height and width of the image."""
-        path = self.root / self.names[index]
-        if path.suffix.lower() in PLAIN:
-            return tuple(self.image(index).shape[:2])
-        raster = Raster(path, self.selection)
-        return raster.height, raster.width
+        """Height and width of the image, from its header."""
+        return read_kind(self.root / self.names[index], self.selection).size
 
     def image(self, index: int) -> Any:
-        """The image, ``[H,W,C]``, uint8 or float32."""
+        """The image, ``[H,W,C]``, uint8 or float32.
+
+        Raises:
+            DataError: It cannot be read, or has other bands than the others.
+        """
         path = self.root / self.names[index]
-        image = read_scene(path, self.selection).read.image
-        check_alike(path, image, self.spec.channels, self.spec.eight_bit)
+        image = read_scene(path, self.selection).image
+        if image.shape[2] != self.spec.channels or (image.dtype == np.uint8) != self.spec.eight_bit:
+            raise DataError(
+                f"{path}: gives {image.shape[2]} bands of {image.dtype}, unlike others."
+            )
         return image
 
     @cached_property
@@ -108,14 +141,16 @@ class SceneDataset(ClassificationDataset):
             digest.update(file_digest(str(self.root / name)))
 
 
-def check_alike(path: Path, image: NDArray[Any], channels: int, eight_bit: bool) -> None:
-    """Raise a ``DataError`` where an image is not of the kind of the others."""
-    if image.shape[2] != channels or (image.dtype == np.uint8) != eight_bit:
-        kind = "8 bits" if eight_bit else "more than 8 bits"
-        raise DataError(
-            f"{path}: gives {image.shape[2]} bands of {image.dtype}, where others give {channels} "
-            f"of {kind}."
-        )
+def _open(path: Path, selection: Selection) -> Raster:
+    raster = Raster(path, selection)
+    if raster.height * raster.width * raster.channels > LARGEST:
+        size = f"{raster.height}x{raster.width}"
+        raise DataError(f"{path}: is too large for one image ({size}); cut it.")
+    return raster
+
+
+def _is_plain(path: Path, selection: Selection) -> bool:
+    return path.suffix.lower() in PLAIN and selection.bands is None and not selection.indices
 
 
 def read_split_lists(

@@ -1,9 +1,8 @@
 """Scene classification: a raster an image, with a class each."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from annotated_types import Gt, Lt
@@ -15,7 +14,7 @@ from lit_imgproc.data.base import (
     ImageDataset,
     NumWorkers,
     Split,
-    available_cpus,
+    raise_all,
 )
 from lit_imgproc.data.imagenet.base import ClassificationData
 from lit_imgproc.data.imagenet.datasets import SAMPLE
@@ -25,17 +24,20 @@ from lit_imgproc.data.satellite import toy
 from lit_imgproc.data.satellite.bands import Band, Complex, Index, Selection
 from lit_imgproc.data.satellite.moments import Moments, value_range_of
 from lit_imgproc.data.satellite.scene_files import (
-    Scene,
+    Kind,
     SceneDataset,
-    check_alike,
+    read_kind,
     read_scene,
     read_split_lists,
+    unlike,
 )
+from lit_imgproc.data.satellite.threads import in_threads
 from lit_imgproc.data.transforms import Augment, AugmentChoice
 from lit_imgproc.inputs import InputSpec, Interpolation, Resize
 
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Side = Annotated[int, Gt(0)]
+T = TypeVar("T")
 
 AT_ONCE = 64
 """So many images are held in memory while a sample of them is read."""
@@ -48,8 +50,8 @@ class SceneFolder(ClassificationData):
     :class:`~lit_imgproc.data.imagenet.datamodule.ImageFolder`. Images of 8 bits are uint8; all
     others keep their values, as float32, with missing ones set to 0.
 
-    Mean, deviation and range are of up to 1,000 training images, evenly spaced. As many images of
-    each split are read at the start, so that broken files show.
+    At the start every header is looked at, and up to 1,000 images of each split, evenly spaced, are
+    read, so that broken files show. Mean, deviation and range are of those for training.
 
     Example:
         >>> data = SceneFolder(root="data/ucmerced", augment={"train": "dihedral"})
@@ -115,11 +117,11 @@ class SceneFolder(ClassificationData):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.on_error = on_error
         self._spec: InputSpec | None = None
-        self._band_names: list[str] = []
+        self._first: Kind
 
     def open(self, path: Path) -> NDArray[Any]:
         """An image with the bands and indices of this data set."""
-        return read_scene(path, self.selection).read.image
+        return read_scene(path, self.selection).image
 
     def input_spec(self) -> InputSpec:
         """What evaluation does to an image; known after looking at one."""
@@ -130,23 +132,22 @@ class SceneFolder(ClassificationData):
 
     def facts(self) -> dict[str, Any]:
         """Also the names of the bands."""
-        return super().facts() | {"band_names": self._band_names}
+        return super().facts() | {"band_names": self._first.band_names}
 
     def read(self) -> dict[Split, ImageDataset]:
         """List the files and read a sample of each split."""
         listing = self._list()
-        class_names = listing.class_names
-        moments = self._sample(listing)
-        if listing.class_names != class_names:
-            lost = sorted(set(class_names) - set(listing.class_names))
-            raise DataError(f"{self.root}: no training image of {', '.join(lost)} can be read.")
+        problems = self._look_at_all(listing)
+        moments, unreadable = self._sample(listing)
+        self.settle(sorted({*problems, *unreadable}))
+        listing.raise_problems()
         datasets: dict[Split, ImageDataset] = {}
         for split in ("train", "val", "test"):
             datasets[split] = SceneDataset(
                 listing.root,
                 [name for name, _ in listing.files[split]],
                 listing.encode(split),
-                class_names,
+                listing.class_names,
                 self.input_spec(),
                 self._augmentation() if split == "train" else None,
                 self.selection,
@@ -164,61 +165,65 @@ class SceneFolder(ClassificationData):
         """Where the folders of classes lie."""
         return self.root
 
-    def _sample(self, listing: Listing) -> Moments:
-        """Read a sample of each split, and leave out of the listing what cannot be used."""
-        first: Scene | None = None
-        found, bad, problems = Moments(0), set(), []
+    def _look_at_all(self, listing: Listing) -> list[str]:
+        """Look at every header, and leave out of the listing what cannot be used.
+
+        The first image says what the others have to be like.
+        """
+        kinds = self._each(listing, listing.names(), read_kind)
+        usable = [kind for kind in kinds if not isinstance(kind, DataError)]
+        if not usable:
+            raise_all([str(kind) for kind in kinds])
+        self._first = usable[0]
+        problems = [
+            str(kind)
+            if isinstance(kind, DataError)
+            else unlike(listing.root / name, kind, usable[0])
+            for name, kind in zip(listing.names(), kinds, strict=True)
+        ]
+        found = [problem for problem in problems if problem]
+        listing.leave_out(found)
+        return found
+
+    def _sample(self, listing: Listing) -> tuple[Moments, list[str]]:
+        """Read a sample of each split, and leave out of the listing what cannot be read."""
+        moments, problems = Moments(self._first.channels), []
         for split, files in listing.files.items():
             count = min(len(files), SAMPLE)
             chosen = np.linspace(0, len(files) - 1, count).round().astype(int).tolist()
             names = [files[index][0] for index in chosen]
-            for name, scene in zip(names, self._read_many(listing.root, names), strict=True):
-                if first is None and isinstance(scene, Scene):
-                    first = scene
-                    found = Moments(len(scene.band_names))
-                try:
+            for start in range(0, len(names), AT_ONCE):
+                for scene in self._each(listing, names[start : start + AT_ONCE], read_scene):
                     if isinstance(scene, DataError):
-                        raise scene
-                    assert first is not None
-                    image = first.read.image
-                    eight_bit = image.dtype == np.uint8
-                    check_alike(listing.root / name, scene.read.image, image.shape[2], eight_bit)
-                except DataError as error:
-                    bad.add(name)
-                    problems.append(str(error))
-                    continue
-                if split == "train":
-                    found.add(scene.read)
-        self.settle(sorted(set(problems)))
-        if first is None:
-            raise DataError(f"{self.root}: none of its images can be read.")
-        for split, files in listing.files.items():
-            listing.files[split] = [file for file in files if file[0] not in bad]
-        self._describe(first, found)
-        return found
+                        problems.append(str(scene))
+                    elif split == "train":
+                        moments.add(scene)
+        listing.leave_out(problems)
+        self._describe(moments)
+        return moments, problems
 
-    def _read_many(self, root: Path, names: Sequence[str]) -> Iterator[Scene | DataError]:
-        def load(name: str) -> Scene | DataError:
+    def _each(
+        self, listing: Listing, names: Sequence[str], look: Callable[[Path, Selection], T]
+    ) -> list[T | DataError]:
+        """What is found of each of some files, or what is wrong with it."""
+
+        def one(name: str) -> T | DataError:
             try:
-                return read_scene(root / name, self.selection)
+                return look(listing.root / name, self.selection)
             except DataError as error:
                 return error
 
-        with ThreadPoolExecutor(available_cpus(limit=8)) as pool:  # reading releases the GIL
-            for start in range(0, len(names), AT_ONCE):
-                yield from pool.map(load, names[start : start + AT_ONCE])
+        return in_threads(one, names)
 
-    def _describe(self, first: Scene, found: Moments) -> None:
-        image = first.read.image
-        height, width, channels = image.shape
-        size = (height, width) if self.image_size is None else (self.image_size, self.image_size)
-        self._band_names = first.band_names
+    def _describe(self, moments: Moments) -> None:
+        first = self._first
+        size = first.size if self.image_size is None else (self.image_size, self.image_size)
         self._spec = InputSpec(
-            channels,
+            first.channels,
             size,
             self.resize,
             interpolation=self.interpolation,
-            value_range=value_range_of(image.dtype.name, found),
+            value_range=value_range_of(first.dtype, moments),
         )
 
     def _augmentation(self) -> Augment:

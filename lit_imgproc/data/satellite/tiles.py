@@ -3,16 +3,17 @@
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lit_imgproc.data.base import DataError, ImageDataset
+from lit_imgproc.data.names import Names
 from lit_imgproc.data.satellite.listing import Piece, Source
 from lit_imgproc.data.satellite.raster import Raster, Read, clip
 from lit_imgproc.data.satellite.tiling import Tile, Window
@@ -20,6 +21,35 @@ from lit_imgproc.data.transforms import Augment
 
 TRIES = 8
 """So many random windows are looked at for one that has data."""
+
+
+class Pieces(Sequence[Piece]):
+    """The tiles of a split at the memory of their numbers; see :class:`Names` for the reason.
+
+    Args:
+        pieces: The tiles.
+    """
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        every = list(pieces)
+        numbers = [(p.source, *p.tile.window, *p.tile.area, *p.tile.seen) for p in every]
+        self._numbers = np.asarray(numbers, np.int32).reshape(-1, 11)
+        groups, self._group = np.unique([p.group for p in every], return_inverse=True)
+        self._groups = Names(map(str, groups))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Piece: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Piece]: ...
+    def __getitem__(self, index: int | slice) -> Piece | list[Piece]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        source, *rest = self._numbers[index].tolist()
+        tile = Tile(Window(*rest[:4]), Window(*rest[4:8]), (rest[8], rest[9]))
+        return Piece(source, tile, self._groups[int(self._group[index])])
 
 
 class TileDataset(ImageDataset):
@@ -44,14 +74,14 @@ class TileDataset(ImageDataset):
         augment: Augment | None,
         random: bool,
     ) -> None:
-        self.sources, self.pieces = list(sources), list(pieces)
+        self.sources, self.pieces = list(sources), Pieces(pieces)
         self.class_names = list(class_names)
         self.augment, self.random = augment, random
-        self.names = [
+        self.names = Names(
             f"{self.sources[number].name}@{tile.window.row},{tile.window.column}"
-            for number, tile, _ in self.pieces
-        ]
-        self.groups = [piece.group for piece in self.pieces]
+            for number, tile, _ in pieces
+        )
+        self.groups = Names(piece.group for piece in pieces)
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -53,6 +53,10 @@ def digest(batch):
     return digest.hexdigest()
 
 
+def same(one, other):
+    return digest(one) == digest(other)
+
+
 def epoch(data, number=0, state=None):
     loader = data.train_dataloader()
     loader.batch_sampler.set_epoch(number)
@@ -61,6 +65,7 @@ def epoch(data, number=0, state=None):
     return [digest(batch) for batch in loader]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on small machines
 def test_whole_batches_are_the_same_for_any_number_of_workers(make):
     expected = epoch(make())
     assert len(set(expected)) == len(expected)
@@ -88,7 +93,7 @@ def test_evaluation_does_not_augment(make):
 def test_training_is_a_function_of_index_and_seed(make):
     train = make().dataset("train")
     for seed in (0, 1, 2**62):
-        np.testing.assert_equal(train[1, seed], train[1, seed])
+        assert same(train[1, seed], train[1, seed])
     assert len({train[1, seed]["image"].numpy().tobytes() for seed in range(20)}) > 3
 
 
@@ -121,14 +126,14 @@ def test_no_two_splits_share_a_group(make):
     groups = [data.dataset(split).groups for split in ("train", "val", "test")]
     if groups[0] is not None:
         train, val, test = map(set, groups)
-        assert not (train & val or train & test or val & test)
+        assert len(train | val | test) == len(train) + len(val) + len(test)
         assert len(groups[0]) == len(data.dataset("train"))
 
 
 def test_datasets_travel_to_workers(make):
     train = make().dataset("train")
     again = pickle.loads(pickle.dumps(train))
-    np.testing.assert_equal(again[0, 3], train[0, 3])
+    assert same(again[0, 3], train[0, 3])
 
 
 def test_a_file_can_be_opened_before_anything_is_read(make, roots):
