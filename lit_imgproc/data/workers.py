@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any
 
 from torch._C import _remove_worker_pids, _set_worker_pids
@@ -59,8 +59,9 @@ def batches(loader: DataLoader[Any], begin: Callable[[], Iterator[Any]]) -> Iter
     _hear_of_deaths()
     try:
         if iterator is None:
-            iterator = begin()
-            _unwatch(iterator)  # torch has just begun to watch them always
+            with _deaf():  # one may die before there is an iterator to do something about it
+                iterator = begin()
+                _unwatch(iterator)  # torch has just begun to watch them always
         else:
             with _watched(iterator):
                 begin()
@@ -90,6 +91,20 @@ def _hear_of_deaths() -> None:
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
         signal_handling._SIGCHLD_handler_set = False
         signal_handling._set_SIGCHLD_handler()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear of no deaths for now; they are noticed when the next batch is waited for."""
+    if current_thread() is not main_thread():  # which no handler interrupts
+        yield
+        return
+    # Not SIG_DFL: Python complains if a signal that has come finds no handler any more.
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @contextmanager

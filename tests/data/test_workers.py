@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 
 import lightning.pytorch as pl
 import pytest
@@ -16,8 +17,13 @@ from lit_imgproc.data.base import DataError
 from lit_imgproc.data.imagenet.datamodule import ImageFolder
 from lit_imgproc.data.order import EvalBatches, OrderedLoader, TrainBatches, TrainLoader
 
-# Torch's exception can come while torch itself opens temporary files, to see whether it still may.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+# Torch's exception can come while torch itself opens temporary files, to see whether it still may,
+# or amid the end of an object; and torch leaves the socket over which the tensors of a worker that
+# is gone were to come.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 SIZE = 40
 
@@ -93,6 +99,25 @@ def test_a_worker_killed_at_work_changes_no_batch(deaths, caplog, kind, persiste
     assert "as it does when memory runs out" in caplog.text
     assert "Lower data.num_workers" in caplog.text
     assert list(loader.dataset.folder.iterdir()) == []
+    del loader
+
+
+def test_a_worker_killed_while_the_loader_begins_changes_no_batch(monkeypatch):
+    expected = read(make(Pairs(), workers=0), 1)
+    loader = make(Pairs())
+    begin = DataLoader.__iter__
+
+    def begin_slowly(self):
+        iterator = begin(self)
+        if killed:
+            kill(iterator._workers[killed.pop()].pid)
+            time.sleep(0.1)  # and here the signal comes
+        return iterator
+
+    killed = [1]
+    monkeypatch.setattr(DataLoader, "__iter__", begin_slowly)
+    assert read(loader, 1) == expected
+    assert killed == []
     del loader
 
 
@@ -182,8 +207,6 @@ def test_deaths_are_counted_anew_in_each_pass(deaths):
     del loader
 
 
-# Torch leaves the socket over which the tensors of a worker that is gone were to come.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_sigterm_to_the_workers_is_let_through(deaths):
     loader = make(Pairs(deaths(1), 17, signal.SIGTERM))
     with pytest.raises(RuntimeError, match="DataLoader worker"):

@@ -18,7 +18,7 @@ from lit_imgproc.data.satellite.bands import Band, Complex, Index, Selection
 from lit_imgproc.data.satellite.base import Fraction, Look, Pixels, RasterData, Side
 from lit_imgproc.data.satellite.listing import Layout, Piece, Source, partners
 from lit_imgproc.data.satellite.moments import Moments
-from lit_imgproc.data.satellite.raster import Raster, Read
+from lit_imgproc.data.satellite.raster import Raster, Read, clip
 from lit_imgproc.data.satellite.tiles import TileDataset, on_raster, to_tensor
 from lit_imgproc.data.satellite.tiling import Tile, Unit, Window
 from lit_imgproc.data.transforms import Augment, AugmentChoice
@@ -59,7 +59,7 @@ class DetectionTiles(TileDataset):
     ) -> dict[str, Any]:
         """Image and boxes of a window, in pixels of the window."""
         boxes, labels = boxes_in(source.target, window, self.min_visible, self.class_names)
-        image = read.image
+        image = black_beyond(read.image, window, source.raster)
         if sample_seed is not None and self.augment is not None:
             moved = self.augment.sample(sample_seed, image=image, boxes=boxes)
             image, boxes, labels = moved["image"], moved["boxes"], labels[moved["kept"]]
@@ -221,6 +221,21 @@ class RasterBoxes(RasterData):
     def write_toy(cls, root: Path) -> None:
         """Bright roofs of two kinds on dark ground, with CRS and boxes as GeoJSON and CSV."""
         toy.write_boxes(root)
+
+
+def black_beyond(image: NDArray[Any], window: Window, raster: Raster) -> NDArray[Any]:
+    """The image ``[H,W,C]`` of a window, 0 beyond the raster, where it is its mirror image.
+
+    Objects that are seen there a second time have no boxes.
+    """
+    within = clip(window, raster.height, raster.width)
+    if within == window:
+        return image
+    result = np.zeros_like(image)
+    top, left = within.row - window.row, within.column - window.column
+    part = np.s_[top : top + within.height, left : left + within.width]
+    result[part] = image[part]
+    return result
 
 
 def boxes_in(

@@ -208,3 +208,12 @@ def test_real_tree_crowns(shared_data):
     assert sample["boxes"][0].tolist() == [203, 67, 227, 90]
     assert sample["geometry"]["crs"] == "EPSG:32617"
     assert json.dumps(sample["geometry"])
+
+
+def test_beyond_the_raster_there_is_no_second_view_of_its_objects(root):
+    data = boxes(root, tile_size=128)
+    image = data.dataset("train")[0]["image"].numpy()
+    assert image.shape == (3, 128, 128)
+    assert (image[:, :100, :120] == 9).all()
+    assert not image[:, 100:].any()
+    assert not image[:, :, 120:].any()
