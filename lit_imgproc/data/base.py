@@ -183,7 +183,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         if self._datasets is None:
             self._datasets = self.read()
             for repair, count in self.repaired.items():
-                log.warning("annotations were repaired: %s (%d)", repair, count)
+                log.warning("mended: %s (%d)", repair, count)
 
     def setup(self, stage: str) -> None:
         """Lightning's hook, the same on every rank."""

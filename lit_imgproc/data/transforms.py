@@ -22,6 +22,9 @@ from lit_imgproc.data.errors import DataError
 Pixels = NDArray[Any]
 Pipeline = list[A.BasicTransform | A.BaseCompose]
 
+TRIES = 16
+"""Seeds that a pipeline is tried with: a transform may be left to chance."""
+
 IGNORE = 255
 """In a mask: what no class is asked of, such as what comes from outside the image."""
 
@@ -118,9 +121,11 @@ class Augment:
         size: Side of the images, in pixels.
         channels: Of the images.
         dtype: The images' sample type.
+        highest: Value of a pixel, in images of floats.
 
     Raises:
-        DataError: With one line for each mistake in ``choice``.
+        DataError: With one line for each mistake in ``choice``; or it cannot be used on such
+            images. Many of albumentations' transforms cut floats to [0, 1] without a word.
 
     Attributes:
         resizes: Whether the pipeline wants the image as it was decoded, since it begins with a
@@ -133,6 +138,7 @@ class Augment:
         size: int,
         channels: int,
         dtype: type[np.generic] = np.uint8,
+        highest: float = 1.0,
     ) -> None:
         if problems := check_augment({"train": choice}):
             raise DataError("\n".join(problems))
@@ -150,6 +156,8 @@ class Augment:
         self._compose.set_random_state(np.random.Generator(self._bits), self._python)
         self._crop_first = CropFirst(steps, self._python) if CropFirst.leads(steps) else None
         self._try(size, channels, np.dtype(dtype))
+        if np.dtype(dtype).kind == "f" and highest > 1:
+            self._try_values(np.full((size, size, channels), highest, dtype))
 
     def __call__(self, image: Pixels | Encoded, sample_seed: int) -> Pixels:
         """Augment one image ``[H,W,C]``, decoded or not yet, as ``sample_seed`` says."""
@@ -231,6 +239,15 @@ class Augment:
             raise DataError(
                 f"augment.train: gives {result.dtype} of shape {list(result.shape)} where {dtype} "
                 "[H,W,C] is needed; normalization and tensors belong to the module and the loader."
+            )
+
+    def _try_values(self, image: Pixels) -> None:
+        """Look whether any of some seeds cuts all values of an image to [0, 1]."""
+        if any(self(image, seed).max() <= 1 for seed in range(TRIES)):
+            raise DataError(
+                f"augment.train: cuts values to [0, 1], and those of these images reach "
+                f"{image.max():g}: use transforms that move pixels, such as the presets flip, "
+                "crop_flip, random_resized_crop and dihedral."
             )
 
 

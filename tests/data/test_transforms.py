@@ -203,3 +203,21 @@ def test_an_image_without_objects_stays_one_without(choice):
     assert found["boxes"].shape == (0, 4)
     assert found["kept"].shape == (0,)
     assert found["masks"].shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "choice", ["strong", [{"name": "OneOf", "transforms": [{"name": "GaussNoise"}], "p": 0.4}]]
+)
+def test_what_cuts_reflectances_to_0_to_1_is_refused(choice):
+    with pytest.raises(DataError, match=r"cuts values to \[0, 1\].* reach 9000: use transforms"):
+        Augment(choice, 16, 3, np.float32, highest=9000)
+    Augment(choice, 16, 3, np.float32)
+    Augment(choice, 16, 3)
+
+
+@pytest.mark.parametrize(
+    "preset", ["flip", "crop_flip", "random_resized_crop", "dihedral", "shift"]
+)
+def test_what_moves_pixels_keeps_reflectances(preset):
+    augment = Augment(preset, 16, 13, np.float32, highest=9000)
+    assert augment(np.full((16, 16, 13), 9000, np.float32), 3).max() == 9000

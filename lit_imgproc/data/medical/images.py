@@ -265,7 +265,11 @@ class MedicalImages(ClassificationData):
                 dataset.spec = self.spec
         kind = np.uint8 if eight_bit else np.float32
         datasets["train"].augment = Augment(
-            self.augment["train"], self.spec.size[0], self.spec.channels, kind
+            self.augment["train"],
+            self.spec.size[0],
+            self.spec.channels,
+            kind,
+            self.spec.value_range[1],
         )
         return {**datasets}
 

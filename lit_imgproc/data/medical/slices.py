@@ -221,7 +221,11 @@ class MedicalSlices(VolumeData):
         train = split == "train"
         augment = None
         if train:
-            augment = Augment(self.augment["train"], self.image_size, self.channels, np.float32)
+            windowed = isinstance(self.preparation.intensity, tuple)
+            highest = 1.0 if windowed else 2.0  # of a z-score; of other values more
+            augment = Augment(
+                self.augment["train"], self.image_size, self.channels, np.float32, highest
+            )
         labelled = train and self.training_slices == "labelled"
         return VolumeSlices(
             self.reader, found, self.class_names, self.axis, self.image_size, labelled, augment

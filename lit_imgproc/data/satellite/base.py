@@ -136,7 +136,9 @@ class RasterData(ImageDataModule):
         self._gather(raster, class_names, [looks[p.source, p.tile] for p in used["train"]])
         dtype = np.uint8 if raster.dtype == "uint8" else np.float32
         size = self.layout.tile_size
-        augment = Augment(self.augment["train"], size, raster.channels, dtype)
+        assert self._spec is not None
+        highest = self._spec.value_range[1]
+        augment = Augment(self.augment["train"], size, raster.channels, dtype, highest)
         return {
             split: self._dataset(
                 sources, used[split], class_names, augment if split == "train" else None

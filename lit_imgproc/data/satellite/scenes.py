@@ -229,7 +229,8 @@ class SceneFolder(ClassificationData):
     def _augmentation(self) -> Augment:
         spec = self.input_spec()
         dtype = np.uint8 if spec.eight_bit else np.float32
-        return Augment(self.augment["train"], spec.size[0], spec.channels, dtype)
+        highest = spec.value_range[1]
+        return Augment(self.augment["train"], spec.size[0], spec.channels, dtype, highest)
 
     @classmethod
     def write_toy(cls, root: Path) -> None:
