@@ -143,6 +143,10 @@ class ArchivedVolumes(ArrayDataset):
             "id": self.names[index],
         }
 
+    def fetch(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """The item: of volumes there is no faster way to a batch."""
+        return self[index]
+
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
         """Over all voxels."""
