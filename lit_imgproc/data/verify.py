@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -126,11 +126,13 @@ def _alike(looks: Looks, progress: Progress) -> Iterator[str]:
         second = [look for look in looks[other] if look.thumbnail is not None]
         if not first or not second:
             continue
-        table = np.stack([_grey(look) for look in first])
+        table = np.stack([cast(Any, look.thumbnail) for look in first])
         starts = range(0, len(second), BLOCK)
         for start in progress(starts, f"{one} and {other}", len(starts)):
             rows = second[start : start + BLOCK]
-            likeness, nearest = _nearest(np.stack([_grey(look) for look in rows]), table)
+            likeness, nearest = _nearest(
+                np.stack([cast(Any, look.thumbnail) for look in rows]), table
+            )
             for look, value, index in zip(rows, likeness, nearest, strict=True):
                 twin = first[index]
                 if value >= ALIKE and twin.digest != look.digest:
@@ -156,10 +158,6 @@ def _nearest(rows: Any, table: Any) -> tuple[Any, Any]:
 def _key(look: Look, what: str) -> Any:
     """What is compared; pixels without any contrast, as of blank slices, say nothing."""
     return None if what == "digest" and look.thumbnail is None else getattr(look, what)
-
-
-def _grey(look: Look) -> Any:
-    return look.thumbnail
 
 
 def _pairs(looks: Looks) -> Iterator[tuple[Split, Split]]:

@@ -40,28 +40,6 @@ def write_volumes(root: Path) -> None:
     (root / "dataset.json").write_text(json.dumps(content, indent=1), "utf-8")
 
 
-def write_series(folder: Path, slices: int = 8, *, seed: int = 0) -> NDArray[np.int16]:
-    """A CT series of 24x20 pixels, 2.5 mm apart, whose names and numbers are in another order.
-
-    Returns:
-        The values, ``[D,H,W]``, in Hounsfield units.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    uid = require("pydicom.uid", "medical")
-    random = np.random.default_rng(seed)
-    values = random.integers(-1000, 1000, (slices, 24, 20)).astype(np.int16)
-    series = uid.generate_uid(entropy_srcs=["toy series", str(seed)])
-    for number in random.permutation(slices).tolist():
-        position = [-10.0, -12.0, 40 + 2.5 * number]
-        dataset = dicom_slice(values[number], position, series, f"P{seed}")
-        dataset.InstanceNumber = slices - number
-        dataset.SOPInstanceUID = uid.generate_uid(entropy_srcs=["toy", str(seed), str(number)])
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        name = f"IM{int(random.integers(10**6)):06d}"
-        dataset.save_as(folder / name, enforce_file_format=True)
-    return values
-
-
 def write_images(root: Path) -> None:
     """48 DICOM images of 24 patients, 48x40 pixels, with or without a bright disc."""
     root.mkdir(parents=True, exist_ok=True)

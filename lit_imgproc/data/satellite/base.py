@@ -212,7 +212,7 @@ class RasterData(ImageDataModule):
         self._facts = {
             "num_classes": len(class_names),
             "class_names": class_names,
-            "class_counts": sum(look.counts for look in train).tolist(),  # type: ignore[union-attr]
+            "class_counts": np.sum([look.counts for look in train], axis=0).tolist(),
             "in_channels": raster.channels,
             "band_names": raster.band_names,
             "mean": (found.mean / scale).tolist(),

@@ -3,6 +3,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+from ct_series import write_series
 
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.medical import toy
@@ -92,7 +93,7 @@ def test_probabilities_outside_of_the_box_are_background(tmp_path):
 
 
 def test_dicom_gets_a_nifti_in_the_same_place(tmp_path):
-    toy.write_series(tmp_path / "ct")
+    write_series(tmp_path / "ct")
     scan = read_scan(tmp_path / "ct")
     grid = grid_of(scan.path, scan.stored.shape[1:], scan.affine, "RAS")
     label = (grid.turn(scan.values[0]) > 0).astype(np.int64)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from ct_series import write_series
 
 from lit_imgproc.data.errors import DataError
-from lit_imgproc.data.medical import toy
 from lit_imgproc.data.medical.read import read_header, read_scan
 
 pydicom = pytest.importorskip("pydicom")
@@ -22,7 +22,7 @@ def changed(path, **changes):
 
 
 def test_slices_are_in_the_order_of_their_places(tmp_path):
-    values = toy.write_series(tmp_path / "ct")
+    values = write_series(tmp_path / "ct")
     scan = read_scan(tmp_path / "ct")
     np.testing.assert_array_equal(scan.values[0], values)
     assert scan.spacing == (2.5, 0.5, 0.5)
@@ -34,14 +34,14 @@ def test_slices_are_in_the_order_of_their_places(tmp_path):
 
 
 def test_a_tilted_gantry_shears(tmp_path):
-    toy.write_series(tmp_path, 4)
+    write_series(tmp_path, 4)
     for number, path in enumerate(places(tmp_path)):
         changed(path, ImagePositionPatient=[-10, -12 + 0.7 * number, 40 + 2.5 * number])
     np.testing.assert_allclose(read_scan(tmp_path).affine[:3, 2], [0, -0.7, 2.5])
 
 
 def test_missing_and_uneven_slices_are_named(tmp_path):
-    toy.write_series(tmp_path)
+    write_series(tmp_path)
     files = places(tmp_path)
     files[3].unlink()
     with pytest.raises(DataError) as caught:
@@ -56,11 +56,11 @@ def test_missing_and_uneven_slices_are_named(tmp_path):
 
 
 def test_several_series_and_strangers_are_named(tmp_path):
-    toy.write_series(tmp_path, 3)
-    toy.write_series(tmp_path, 4, seed=1)
+    write_series(tmp_path, 3)
+    write_series(tmp_path, 4, seed=1)
     with pytest.raises(DataError, match="holds 2 series"):
         read_scan(tmp_path)
-    toy.write_series(tmp_path / "turned", 3)
+    write_series(tmp_path / "turned", 3)
     first = places(tmp_path / "turned")[0]
     changed(first, ImageOrientationPatient=[1, 0, 0, 0, 0, 1])
     with pytest.raises(DataError, match="another direction"):
@@ -71,7 +71,7 @@ def test_several_series_and_strangers_are_named(tmp_path):
 
 
 def test_each_slice_may_have_a_scale(tmp_path):
-    values = toy.write_series(tmp_path, 3)
+    values = write_series(tmp_path, 3)
     for number, path in enumerate(places(tmp_path)):
         changed(path, RescaleSlope=number + 1)
     expected = [(values[n].astype(float) + 1024) * (n + 1) - 1024 for n in range(3)]
@@ -79,7 +79,7 @@ def test_each_slice_may_have_a_scale(tmp_path):
 
 
 def test_one_slice_is_a_series(tmp_path):
-    values = toy.write_series(tmp_path, 1)
+    values = write_series(tmp_path, 1)
     scan = read_scan(tmp_path)
     np.testing.assert_array_equal(scan.values[0], values)
     assert scan.spacing == (2.5, 0.5, 0.5)

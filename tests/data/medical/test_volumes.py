@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from ct_series import write_series
 
 from lit_imgproc.data.errors import DataError
-from lit_imgproc.data.medical import toy
 from lit_imgproc.data.medical.geometry import join, write_back
 from lit_imgproc.data.medical.patches import augment_patch, patch_start
 from lit_imgproc.data.medical.read import read_scan
@@ -369,7 +369,7 @@ def test_series_are_cases(tmp_path):
     labels.mkdir()
     training = []
     for number in range(4):
-        toy.write_series(tmp_path / f"ct{number}", seed=number)
+        write_series(tmp_path / f"ct{number}", seed=number)
         scan = read_scan(tmp_path / f"ct{number}")
         label = nib.Nifti1Image((scan.values[0] > 0).astype(np.uint8).T, scan.affine)
         nib.save(label, labels / f"{number}.nii.gz")
