@@ -6,7 +6,7 @@ hundred times longer, and these are drawn while a network trains.
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +27,27 @@ _INK = {"plain": (30, 30, 30), "right": (0, 110, 40), "wrong": (190, 20, 20)}
 def tile(image: npt.NDArray[np.floating]) -> Picture:
     """Turn one image ``[C, H, W]`` into a tile of at least :data:`TILE` pixels a side.
 
-    One channel is shown as grey; of more than three, the first three are shown. Values outside
-    [0, 1], of reflectances or Hounsfield units, are stretched over :data:`STRETCH`.
+    It is shown as :func:`rgb` does.
     """
     import cv2
 
+    pixels = rgb(image)
+    scale = max(1, -(-TILE // min(pixels.shape[:2])))
+    size = (pixels.shape[1] * scale, pixels.shape[0] * scale)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def rgb(image: npt.NDArray[np.floating]) -> Picture:
+    """Show an image ``[C, H, W]`` pixel by pixel.
+
+    One channel is shown as grey; of more than three, the first three are shown. Values outside
+    [0, 1], of reflectances or Hounsfield units, are stretched over :data:`STRETCH`.
+    """
     channels = image[:3] if image.shape[0] >= 3 else np.repeat(image[:1], 3, axis=0)
     if channels.min() < 0 or channels.max() > 1:
         low, high = np.percentile(channels, STRETCH, axis=(1, 2), keepdims=True)
         channels = (channels - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
-    pixels = (np.clip(channels, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
-    scale = max(1, -(-TILE // min(pixels.shape[:2])))
-    size = (pixels.shape[1] * scale, pixels.shape[0] * scale)
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    return (np.clip(channels, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
 
 
 def caption(picture: Picture, lines: Sequence[str], ink: str = "plain") -> Picture:
@@ -78,6 +86,50 @@ def outline(picture: Picture, boxes: npt.NDArray[np.floating], classes: Sequence
     for (left, top, right, bottom), one in zip(boxes.tolist(), classes, strict=True):
         corners = (round(left), round(top)), (round(right) - 1, round(bottom) - 1)
         cv2.rectangle(drawn, *corners, colour(one), 1)
+    return drawn
+
+
+def annotate(
+    picture: Picture,
+    boxes: npt.NDArray[np.floating],
+    classes: Sequence[int],
+    texts: Sequence[str],
+    masks: Iterable[npt.NDArray[np.bool_]] = (),
+    opacity: float = 0.45,
+) -> Picture:
+    """Draw boxes with a text each, in lines and letters that suit the size of the picture.
+
+    Args:
+        picture: Is left as it is.
+        boxes: ``[N, 4]``, xyxy in pixels of the picture. The first are drawn last.
+        classes: ``[N]``, whose colours the boxes have.
+        texts: ``[N]``.
+        masks: Bool ``[H, W]`` each, drawn one by one, each in a colour of its own.
+        opacity: Of the masks.
+    """
+    import cv2
+
+    drawn = np.array(picture)
+    for number, mask in enumerate(masks):
+        ink = np.array(colour(number), np.float32)
+        drawn[mask] = (drawn[mask] * (1 - opacity) + ink * opacity + 0.5).astype(np.uint8)
+    height, width = drawn.shape[:2]
+    line = max(1, round(min(height, width) / 400))
+    size = max(0.36, min(height, width) / 1400)
+    rows = list(zip(boxes.tolist(), classes, texts, strict=True))[::-1]
+    for (left, top, right, bottom), one, _ in rows:
+        corners = (round(left), round(top)), (round(right) - 1, round(bottom) - 1)
+        cv2.rectangle(drawn, *corners, colour(one), line)
+    for (left, top, _, _), one, text in rows:
+        shown = text.encode("ascii", "replace").decode()  # OpenCV's fonts know ASCII only
+        (wide, high), below = cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, size, line)
+        x = max(0, min(round(left), width - wide))
+        y = max(round(top), high + below)  # above the box, or within it at the upper edge
+        cv2.rectangle(drawn, (x, y - high - below), (x + wide, y), colour(one), cv2.FILLED)
+        place = (x, y - below // 2 - 1)
+        cv2.putText(
+            drawn, shown, place, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), line, cv2.LINE_AA
+        )
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""``lit-imgproc data``: prepare, verify, measure and show the data of a recipe."""
+"""``lit-imgproc data``: prepare, verify, measure and show the data of a recipe, and fit anchors."""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @app.callback()
 def data() -> None:
-    """Prepare, verify, measure and show the data of a recipe.
+    """Prepare, verify, measure and show the data of a recipe, and fit anchors to its boxes.
 
     Example: lit-imgproc data show classification/resnet20_fashion_mnist
     """
@@ -33,7 +33,7 @@ def prepare(
         typer.Option(help="Write them as shards for an object store, too, into this folder."),
     ] = None,
 ) -> None:
-    """Make the copies for speed that a recipe's data.cache asks for, or what is missing of them.
+    """Make what a recipe's data.cache or data.proposals asks for, or what is missing of it.
 
     It may be stopped and goes on where it was; others of the same server use what it made.
 
@@ -113,6 +113,39 @@ def stats(
         print(f"wrote {figure}")
     if as_json:
         print(json.dumps({split: one.to_dict() for split, one in found.items()}))
+
+
+@app.command()
+def anchors(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    toy: Toy = False,
+    levels: Annotated[int, typer.Option(min=1, help="Of the network's feature pyramid.")] = 5,
+    stride: Annotated[int, typer.Option(min=1, help="Of its finest level, in pixels.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the anchors of a detector to the training boxes, as training sees them.
+
+    Prints what to put into the recipe. Each level's stride is twice that of the level before.
+
+    Example: lit-imgproc data anchors my_recipe.yaml --stride 8 --levels 4
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from lit_imgproc.data.anchors import fit, rows, training_boxes
+
+    boxes = training_boxes(_datamodule(recipe, overrides, toy), _progress)
+    found = fit(boxes, [stride * 2**level for level in range(levels)])
+    table = Table(f"of {found.boxes} boxes", "fitted", "by default", box=None)
+    for row in rows(found):
+        table.add_row(*row)
+    Console().print(table)
+    print(f"levels that the boxes need: of stride {', '.join(map(str, found.needed))}")
+    print(f"model.network.anchor_sizes: {[[size] for size in found.anchors.sizes]}")
+    print(f"model.network.aspect_ratios: {found.anchors.ratios}")
+    if as_json:
+        print(json.dumps(found.to_dict()))
 
 
 @app.command()

@@ -145,6 +145,17 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """
         return read_image(path, self.input_spec().channels)
 
+    def parts(self, path: Path) -> Iterator[tuple[NDArray[Any], dict[str, Any] | None]]:
+        """What a network looks at of one file, before :meth:`input_spec`: by default all of it.
+
+        Yields:
+            Pixels as of :meth:`open`; and, of a part, the ``geometry`` that says where it lies.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        yield self.open(path), None
+
     def settle(self, problems: Sequence[str]) -> None:
         """Decide about files that cannot be used, as ``on_error`` says.
 

@@ -16,7 +16,10 @@ Key = int | tuple[int, int]
 Sample = dict[str, Any]
 Fetched = tuple[list[Sample], list[str]] | DataError
 
-RAGGED = ("boxes", "labels", "masks", "iscrowd", "area", "caption", "captions", "geometry")
+RAGGED = (
+    *("boxes", "labels", "masks", "iscrowd", "area", "proposals"),
+    *("caption", "captions", "geometry"),
+)
 """What differs in number from image to image: a batch has it as a list."""
 
 LONGEST_GAP = 100

@@ -103,17 +103,7 @@ def create_torchvision(
     network: Any = torchvision.models.get_model(
         model, weights=None, num_classes=num_classes, **arguments
     )
-    if in_channels != 3:
-        old = network.get_submodule(first_conv)
-        new = nn.Conv2d(
-            in_channels,
-            old.out_channels,
-            old.kernel_size,
-            old.stride,
-            old.padding,
-            bias=old.bias is not None,
-        )
-        network.set_submodule(first_conv, new)
+    replace_first_conv(network, first_conv, in_channels)
     network.pretrained_cfg = {
         "architecture": model,
         "source": "torchvision",
@@ -124,6 +114,21 @@ def create_torchvision(
         "std": std,
     }
     return cast(nn.Module, network)
+
+
+def replace_first_conv(network: nn.Module, name: str, in_channels: int) -> None:
+    """Give a network that was made for three channels a first convolution for others."""
+    old: Any = network.get_submodule(name)
+    if in_channels != 3:
+        new = nn.Conv2d(
+            in_channels,
+            old.out_channels,
+            old.kernel_size,
+            old.stride,
+            old.padding,
+            bias=old.bias is not None,
+        )
+        network.set_submodule(name, new)
 
 
 def pretrained_state(network: nn.Module) -> State:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from typing_extensions import override
 
+from lit_imgproc import optim
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.backbones import attribution_layer, feature_map
 
@@ -46,22 +49,59 @@ class Normalization(nn.Module):
 class ImageModule(LightningModule):
     """The base of every LightningModule here: eight-bit batches, sharding, the shared contract.
 
-    A family defines ``network`` and ``normalization`` and overrides what differs.
+    A family defines ``network``, ``normalization``, ``optimizer`` and ``schedule``, and overrides
+    what differs.
     """
 
     network: nn.Module
     normalization: Normalization
+    optimizer: optim.Optimizer
+    schedule: optim.Schedule | None
 
     # What training needs -------------------------------------------------------------------------
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn eight-bit images into floats in [0, 1], here on the device and not in the worker."""
         image = batch.get("image")
-        if isinstance(image, Tensor) and image.dtype == torch.uint8:
-            # Workers lay pixels out in rows; weights, unless they are told, do not.
-            floats = image.to(self.normalization.mean.dtype, memory_format=torch.contiguous_format)
-            return {**batch, "image": floats.div_(255)}
-        return batch
+        if isinstance(image, list):  # of several sizes
+            return {**batch, "image": [self._floats(one) for one in image]}
+        return batch if image is None else {**batch, "image": self._floats(image)}
+
+    def _floats(self, image: Tensor) -> Tensor:
+        if image.dtype != torch.uint8:
+            return image
+        # Workers lay pixels out in rows; weights, unless they are told, do not.
+        floats = image.to(self.normalization.mean.dtype, memory_format=torch.contiguous_format)
+        return floats.div_(255)
+
+    @override
+    def on_train_start(self) -> None:
+        self.on_train_epoch_start()  # for an epoch that goes on
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the statistics of frozen batch norms: what does not learn must not drift either."""
+        for layer in self.network.modules():
+            own = list(layer.parameters(recurse=False))
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and own:
+                layer.train(any(p.requires_grad for p in own))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer moves, in groups: norms and biases get no weight decay."""
+        return optim.parameter_groups(
+            self.network, lr=self.optimizer.lr, weight_decay=self.optimizer.weight_decay
+        )
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer.build(self.parameter_groups())
+        if self.schedule is None:
+            return optimizer
+        total, epoch = self.planned_steps()
+        scheduler = self.schedule.build(optimizer, total_steps=total, steps_per_epoch=epoch)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def configure_model(self) -> None:
         """Shard the network's layers over the ranks under ``trainer.strategy=model_parallel``."""
@@ -108,7 +148,7 @@ class ImageModule(LightningModule):
 
     # What the tracker, the explanations and the export ask for -----------------------------------
 
-    def attribution_fn(self, target: int | None = None) -> Callable[[Tensor], Tensor]:
+    def attribution_fn(self, target: Any = None) -> Callable[[Tensor], Tensor]:
         """A function from images ``[B, C, H, W]`` in [0, 1] to one score an image ``[B]``.
 
         An explanation differentiates it. ``target`` says what the score is of; None stands for

@@ -22,6 +22,8 @@ from lit_imgproc.models.backbones import (
     pretrained_state,
 )
 
+COUNTER = "num_batches_tracked"
+"""Of batch norms: frozen ones have none."""
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "network.", "_orig_mod.", "model.")
 
@@ -65,11 +67,26 @@ def load_weights(network: nn.Module, source: str) -> Loaded:
         state = pretrained_state(network)
         normalization: Normalization | None = pretrained_normalization(network)
     else:
-        everything = _read(Path(source))
-        normalization = _normalization(everything)
-        state = _unprefixed(everything, network)
+        everything = read_state(Path(source))
+        normalization = normalization_of(everything)
+        state = unprefixed(everything, network)
+    loaded, fresh = fit_state(network, state, source)
+    return Loaded(loaded, fresh, normalization)
 
+
+def fit_state(
+    network: nn.Module, state: State, source: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Load a state dict as :func:`load_weights` does.
+
+    Returns:
+        The names that took their values from it, and those that did not.
+
+    Raises:
+        UserError: it does not fit; ``source`` is named.
+    """
     own = network.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.endswith(COUNTER)}
     heads = tuple(f"{name}." for name in head_modules(network))
     for name in (f"{conv}.weight" for conv in first_convs(network)):
         given = state.get(name)
@@ -80,7 +97,7 @@ def load_weights(network: nn.Module, source: str) -> Loaded:
     fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     trunk = [k for k in own if not k.startswith(heads)]
     # Old files have no such counters, and no weight depends on them.
-    missing = [k for k in trunk if k not in state and not k.endswith("num_batches_tracked")]
+    missing = [k for k in trunk if k not in state and not k.endswith(COUNTER)]
     unexpected = [k for k in state if k not in own and not k.startswith(heads)]
     misshapen = [
         f"{k} (is {tuple(state[k].shape)}, should be {tuple(own[k].shape)})"
@@ -96,10 +113,10 @@ def load_weights(network: nn.Module, source: str) -> Loaded:
     for name, parameter in fresh.items():
         if name in state:
             nn.init.zeros_(parameter)
-    return Loaded(tuple(fits), tuple(fresh), normalization)
+    return tuple(fits), tuple(fresh)
 
 
-def _read(path: Path) -> State:
+def read_state(path: Path) -> State:
     """Return the tensors of a file by name."""
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
@@ -130,7 +147,7 @@ def _read(path: Path) -> State:
     return tensors
 
 
-def _unprefixed(state: State, network: nn.Module) -> State:
+def unprefixed(state: State, network: nn.Module) -> State:
     """Take the network's part of a state dict, without the prefixes that wrappers put there."""
     own = network.state_dict()
     while not own.keys() & state.keys():
@@ -141,7 +158,8 @@ def _unprefixed(state: State, network: nn.Module) -> State:
     return state
 
 
-def _normalization(state: State) -> Normalization | None:
+def normalization_of(state: State) -> Normalization | None:
+    """What images were normalized by, where the state dict of a module of ours says it."""
     mean, std = state.get("normalization.mean"), state.get("normalization.std")
     if mean is None or std is None:
         return None

@@ -7,6 +7,9 @@ from lit_imgproc.recipes.registry import resolve
 from lit_imgproc.recipes.schema import FACTS
 from lit_imgproc.recipes.signature import convert, parameters
 
+STARTS = ("weights", "trunk_weights")
+"""What a module calls the weights that it starts from."""
+
 
 def build(block: dict[str, Any], kind: str) -> Any:
     """Make what a block describes: a module with its network, a callback, an optimizer, ….
@@ -32,11 +35,12 @@ def build(block: dict[str, Any], kind: str) -> Any:
 def fill(block: dict[str, Any], kind: str, facts: dict[str, Any]) -> dict[str, Any]:
     """The block with parameters that it leaves unset filled with the facts of their names.
 
-    Blocks within it are filled too. What a recipe sets stays; and where it sets ``weights``, mean
-    and std stay open, since the weights bring the normalization they were trained with.
+    Blocks within it are filled too. What a recipe sets stays; and where it sets ``weights`` or
+    ``trunk_weights``, mean and std stay open, since those bring the normalization they were trained
+    with.
     """
     known = parameters(resolve(kind, block["name"]))
-    own = {"mean", "std"} if block.get("weights") is not None else set()
+    own = {"mean", "std"} if any(block.get(key) is not None for key in STARTS) else set()
     open_ = [k for k in known if k in FACTS and k in facts and k not in block and k not in own]
     filled = {
         key: fill(value, inner, facts)
@@ -45,3 +49,8 @@ def fill(block: dict[str, Any], kind: str, facts: dict[str, Any]) -> dict[str, A
         for key, value in block.items()
     }
     return filled | {key: facts[key] for key in open_}
+
+
+def untrained(block: dict[str, Any]) -> dict[str, Any]:
+    """The block of a module without the weights that it starts from."""
+    return block | {key: None for key in STARTS if key in block}

@@ -21,7 +21,7 @@ from lit_imgproc.errors import TrainingFailed
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes import ranks, record
 from lit_imgproc.recipes.batch_size import find_batch_size
-from lit_imgproc.recipes.build import build, fill
+from lit_imgproc.recipes.build import STARTS, build, fill
 from lit_imgproc.recipes.compose import Composed, compose
 from lit_imgproc.recipes.memory import out_of_memory
 from lit_imgproc.recipes.quiet import quiet
@@ -173,10 +173,11 @@ class Experiment:
 
         pl.seed_everything(self.seed, workers=True, verbose=False)
         block = fill(self._in_use["model"], "module", self._facts)
-        if str(block.get("weights")).startswith("run:"):
-            run = load_run(block["weights"].removeprefix("run:"), uri=self.store)
-            block["weights"] = str(run.checkpoint)
-            self.frozen["model"]["weights"] = f"run:{run.id}"  # the whole id, for good
+        for key in STARTS:
+            if str(block.get(key)).startswith("run:"):
+                run = load_run(block[key].removeprefix("run:"), uri=self.store)
+                block[key] = str(run.checkpoint)
+                self.frozen["model"][key] = f"run:{run.id}"  # the whole id, for good
         return cast(ImageModule, build(block, "module"))
 
     @property

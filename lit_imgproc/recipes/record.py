@@ -101,12 +101,17 @@ def log_model(experiment: "Experiment", tracker: "MLflowTracker", checkpoint: Pa
     from lit_imgproc.tracking import model
 
     module, data = rebuild(experiment.frozen, checkpoint), experiment.datamodule
+    try:
+        network = module.export_network()
+    except UserError as error:  # no family's fault: the run says it, and not every training
+        tracker.set_tag("model.error", str(error))
+        return
     count = data.splits()["val"]
     pair = data.batch("val", [0, 1 % count])["image"]
     try:
         model.log_model(
             tracker,
-            network=module.export_network(),
+            network=network,
             input_spec=data.input_spec(),
             class_names=data.facts()["class_names"],
             example=pair.permute(0, 2, 3, 1).numpy(),

@@ -16,6 +16,14 @@ _NETWORK_NAMES = """
     efficientnet_lite2 vit_ti_16 vit_s_16 vit_b_16 vit_b_32 vit_l_16 timm
     test_resnet test_vit test_efficientnet convnet
 """
+_DETECTION = "lit_imgproc.models.detection"
+_DETECTOR_NAMES = "faster_rcnn mask_rcnn retinanet fcos"
+_PUBLISHED_NAMES = """
+    fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fasterrcnn_mobilenet_v3_large_fpn
+    fasterrcnn_mobilenet_v3_large_320_fpn maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_v2
+    retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 fcos_resnet50_fpn ssd300_vgg16
+    ssdlite320_mobilenet_v3_large
+"""
 _DATA = "lit_imgproc.data.imagenet.datamodule"
 _SATELLITE = "lit_imgproc.data.satellite"
 _COCO = "lit_imgproc.data.coco"
@@ -23,8 +31,19 @@ _MEDICAL = "lit_imgproc.data.medical"
 _CALLBACKS = "lightning.pytorch.callbacks"
 
 TABLES: dict[str, dict[str, str]] = {
-    "module": {"classifier": "lit_imgproc.models.classification.module:Classifier"},
-    "network": {name: f"{_NETWORKS}:{name}" for name in _NETWORK_NAMES.split()},
+    "module": {
+        "classifier": "lit_imgproc.models.classification.module:Classifier",
+        "detector": f"{_DETECTION}.module:Detector",
+        "region_detector": f"{_DETECTION}.region_module:RegionDetector",
+        "rcnn": f"{_DETECTION}.rcnn_module:RCNN",
+    },
+    "network": {
+        **{name: f"{_NETWORKS}:{name}" for name in _NETWORK_NAMES.split()},
+        **{name: f"{_DETECTION}.networks:{name}" for name in _DETECTOR_NAMES.split()},
+        **{name: f"{_DETECTION}.published:{name}" for name in _PUBLISHED_NAMES.split()},
+        "fast_rcnn": f"{_DETECTION}.fast_rcnn:FastRCNN",
+        "rcnn": f"{_DETECTION}.rcnn:RegionCNN",
+    },
     "datamodule": {
         "image_folder": f"{_DATA}:ImageFolder",
         "fashion_mnist": f"{_DATA}:FashionMNIST",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from lit_imgproc import checkpoints
 from lit_imgproc.data.base import ImageDataModule
 from lit_imgproc.errors import UserError
+from lit_imgproc.geometry import geometry_of
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
-from lit_imgproc.recipes.build import build
+from lit_imgproc.recipes.build import build, untrained
+from lit_imgproc.recipes.predictions import Said, whole_images
 from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.tracking.records import (
     RunNotFound,
@@ -55,7 +57,7 @@ def default_store() -> str:
 
 def rebuild(recipe: dict[str, Any], checkpoint: Path) -> ImageModule:
     """The module of a frozen recipe in the state of a checkpoint, in eval mode, on the CPU."""
-    module = cast(ImageModule, build(recipe["model"] | {"weights": None}, "module"))
+    module = cast(ImageModule, build(untrained(recipe["model"]), "module"))
     module.load_state_dict(checkpoints.read(checkpoint)["state_dict"])
     return module.eval()
 
@@ -155,39 +157,38 @@ class Run:
         return datamodule
 
     @cached_property
-    def _reader(self) -> ImageDataModule:
+    def reader(self) -> ImageDataModule:
         """A datamodule that opens files as those of the run were, wherever its own data are."""
         block = dict(self.recipe["data"])
         if "root" in block:
             block["root"] = ""  # it may name the environment of another machine
         return cast(ImageDataModule, build(block, "datamodule"))
 
-    def predict(self, images: Images, *, batch_size: int = 32) -> list[dict[str, Any]]:
+    def predict(self, images: Images, *, batch_size: int | None = None) -> list[dict[str, Any]]:
         """Predict images of any size, prepared as they were for evaluation.
 
         Args:
             images: a file, a folder (searched with its subfolders), an array ``[H, W]``,
                 ``[H, W, C]`` or ``[N, H, W, C]`` of the sample type that the run was trained on,
                 or several of those. Files are read as those of its data set.
-            batch_size: how many images the network sees at once.
+            batch_size: how many images the network sees at once; None takes as many as training.
 
         Returns:
             One plain dict an image, in order; ``id`` is the file's name or the array's number.
+            Boxes are in pixels of the file, whose height and width are ``size``. A raster of tiles
+            is read and looked at tile by tile, and answered as a whole.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module = self.module.to(device)
-        answers: list[dict[str, Any]] = []
+        found: list[Said] = []
         opened = self._opened(images)
-        while group := list(islice(opened, batch_size)):
-            pixels = torch.from_numpy(np.stack([self.input_spec(image) for _, image in group]))
-            batch = {
-                "image": pixels.permute(0, 3, 1, 2).contiguous().to(device),
-                "id": [name for name, _ in group],
-            }
+        while group := list(islice(opened, batch_size or self.reader.batch_size)):
+            batch = module.transfer_batch_to_device(self._batch(group), device, 0)
             with torch.inference_mode():
-                batch = module.on_after_batch_transfer(batch, 0)
-                answers += module.predict_step(batch, 0)
-        return answers
+                answers = module.predict_step(module.on_after_batch_transfer(batch, 0), 0)
+            looks = zip(group, batch["geometry"], answers, strict=True)
+            found += [Said(look.image, geometry, answer) for look, geometry, answer in looks]
+        return whole_images(found)
 
     def test(self) -> dict[str, float]:
         """Test the best state again on the test split; what was measured joins the run.
@@ -211,23 +212,63 @@ class Run:
         add_metrics(self.record, metrics, step=step, uri=self.uri)
         return metrics
 
-    def _opened(self, images: Images) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Names and pixels, one after another, so that a folder need not fit in memory."""
+    def files(self, images: Sequence[str | Path]) -> list[Path]:
+        """Files as they are given, and for a folder those in it that the run can read.
+
+        Raises:
+            UserError: one is not there, or a folder has none.
+        """
+        found: list[Path] = []
+        for path in map(Path, images):
+            if not path.exists():
+                raise UserError(f"there is no file or folder {path}")
+            if not path.is_dir():
+                found.append(path)
+                continue
+            endings = tuple(self.reader.suffixes)
+            inside = sorted(f for f in path.rglob("*") if f.name.lower().endswith(endings))
+            if not inside:
+                raise UserError(f"the folder {path} holds no images")
+            found += inside
+        return found
+
+    def _opened(self, images: Images) -> Iterator["_Look"]:
+        """What the network looks at, one after another: a folder need not fit in memory."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
         many: Iterable[Any] = images if isinstance(images, list | tuple) else [images]
-        for number, image in enumerate(many):
+        number = 0
+        for given, image in enumerate(many):
             if isinstance(image, np.ndarray):
-                yield str(number), image
+                yield _Look(number, str(given), image, None)
+                number += 1
                 continue
-            path = Path(image)
-            if not path.exists():
-                raise UserError(f"there is no file or folder {path}")
-            files = [path]
-            if path.is_dir():
-                endings = tuple(self._reader.suffixes)
-                files = sorted(f for f in path.rglob("*") if f.name.lower().endswith(endings))
-                if not files:
-                    raise UserError(f"the folder {path} holds no images")
-            for file in files:
-                yield str(file), self._reader.open(file)
+            for file in self.files([image]):
+                for pixels, geometry in self.reader.parts(file):
+                    yield _Look(number, str(file), pixels, geometry)
+                number += 1
+
+    def _batch(self, looks: Sequence["_Look"]) -> dict[str, Any]:
+        """Prepared as for evaluation: stacked, or a list where the sizes differ."""
+        images: list[torch.Tensor] = []
+        geometries = []
+        for look in looks:
+            pixels = self.input_spec(look.pixels)
+            images.append(torch.tensor(pixels).permute(2, 0, 1).contiguous())
+            stored, size = look.pixels.shape[:2], pixels.shape[:2]
+            geometries.append(look.geometry or geometry_of(look.name, stored, size))
+        one_size = len({image.shape for image in images}) == 1
+        return {
+            "image": torch.stack(images) if one_size else images,
+            "id": [look.name for look in looks],
+            "geometry": geometries,
+        }
+
+
+class _Look(NamedTuple):
+    """An image or a part of one: its number, name, pixels and, of a part, where that lies."""
+
+    image: int
+    name: str
+    pixels: NDArray[Any]
+    geometry: dict[str, Any] | None

@@ -26,7 +26,7 @@ from typing_extensions import override
 from lit_imgproc.data.base import ImageDataModule
 from lit_imgproc.errors import UserError
 from lit_imgproc.recipes import ranks
-from lit_imgproc.recipes.build import build, fill
+from lit_imgproc.recipes.build import build, fill, untrained
 from lit_imgproc.recipes.memory import ran_out
 from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.recipes.references import from_environment
@@ -57,8 +57,7 @@ class Trial:
         self.data.prepare()
         self.data.num_workers = 0  # one batch a size is read: workers would take longer to start
         # What memory holds does not depend on what the weights are.
-        model = recipe["model"] | ({"weights": None} if "weights" in recipe["model"] else {})
-        self.model = fill(model, "module", self.data.facts() | seed)
+        self.model = fill(untrained(recipe["model"]), "module", self.data.facts() | seed)
         self.averages = [
             block
             for block in (recipe.get("callbacks") or {}).values()

@@ -5,8 +5,10 @@ import sys
 
 import cv2
 import pytest
+import yaml
 
 from lit_imgproc.cli import main
+from lit_imgproc.data.coco.coco_json import CocoData
 from lit_imgproc.data.imagenet.datamodule import ImageFolder
 
 RECIPE = """\
@@ -90,6 +92,31 @@ def test_a_data_set_that_is_not_there_is_one_sentence(run, verb):
     code, out, err = run(verb, "shapes.yaml", "data.root=elsewhere")
     assert code == (1 if verb == "verify" else 2)
     assert "elsewhere: there is no such folder (data.root)." in out + err
+
+
+def test_anchors_prints_what_a_recipe_takes(run, tmp_path):
+    CocoData.write_toy(tmp_path / "coco")
+    (tmp_path / "boxes.yaml").write_text(
+        "data: {name: coco, root: coco, image_size: 64, resize: squash, num_workers: 0}\n"
+    )
+    code, out, err = run("anchors", "boxes.yaml", "--levels", "3", "--stride", "8", "--json")
+    assert (code, err) == (0, "")
+    *lines, last = out.splitlines()
+    found = json.loads(last)
+    assert found["anchors"]["strides"] == [8, 16, 32]
+    assert found["fitted"]["mean_iou"] > found["usual"]["mean_iou"]
+    pasted = yaml.safe_load("\n".join(line for line in lines if line.startswith("model.")))
+    assert pasted == {
+        "model.network.anchor_sizes": [[size] for size in found["anchors"]["sizes"]],
+        "model.network.aspect_ratios": found["anchors"]["ratios"],
+    }
+    assert f"{found['fitted']['mean_iou']:.3f}" in out
+
+
+def test_anchors_need_boxes(run):
+    code, _, err = run("anchors", "shapes.yaml")
+    assert code == 2
+    assert "ImageFolder: its samples have no boxes to fit anchors to." in err
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "raw"])

@@ -13,12 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bright import run_of
 from mlflow.tracking import MlflowClient
 
 from lit_imgproc.cli import main
 from lit_imgproc.cli.ui import ui
 from lit_imgproc.data.imagenet.datamodule import Digits
 from lit_imgproc.errors import UserError
+from lit_imgproc.inputs import InputSpec
 
 SCRIPT = Path(sys.executable).with_name("lit-imgproc")
 RECIPE = """\
@@ -149,6 +151,99 @@ def test_predict_answers_for_files_and_folders_and_writes_them(shell, trained):
     assert set(answers[0]["probabilities"]) == set("0123456789")
     assert json.loads((shell.folder / "answers.json").read_text()) == answers
     assert f"one.png: {answers[0]['label']} {answers[0]['score']:.3f}" in lines
+
+
+@pytest.fixture
+def cells(monkeypatch, tmp_path):
+    """A folder of two photographs with bright spots, and a run that finds these."""
+    run = run_of({"name": "coco"}, InputSpec(3, (60, 80), "fit", interpolation="nearest"))
+    monkeypatch.setattr("lit_imgproc.recipes.run.load_run", lambda *_, **__: run)
+    pixels = np.zeros((120, 160, 3), np.uint8)
+    pixels[10:30, 20:60], pixels[40:50, 100:120], pixels[80:90, 20:60] = 255, 192, 100
+    (tmp_path / "cells").mkdir()
+    cv2.imwrite(str(tmp_path / "cells" / "a.png"), pixels)
+    cv2.imwrite(str(tmp_path / "cells" / "b.png"), np.zeros((60, 60, 3), np.uint8))
+    return tmp_path
+
+
+def test_predict_counts_objects_and_writes_them(cells, within):
+    folder, out = cells / "cells", cells / "out"
+    names = {name: str(cells / f"{name}.json") for name in ("all", "coco")}
+    drawn = ("--draw", str(out), "--coco", names["coco"])
+    code, lines, errors = within("predict", "b4", str(folder), "--output", names["all"], *drawn)
+    assert (code, errors) == (0, "")
+    # Of what is below 0.5 all files know; it is neither counted nor drawn.
+    assert lines == [f"{folder}/a.png: 2 white", f"{folder}/b.png: nothing"]
+    answers = json.loads(Path(names["all"]).read_text())
+    assert answers[0]["boxes"] == [[20, 10, 60, 30], [100, 40, 120, 50], [20, 80, 60, 90]]
+    assert [len(answer["boxes"]) for answer in answers] == [3, 0]
+    coco = json.loads(Path(names["coco"]).read_text())
+    assert [one["bbox"] for one in coco["annotations"]][:2] == [[20, 10, 40, 20], [100, 40, 20, 10]]
+    assert [one["name"] for one in coco["categories"]] == ["grey", "white"]
+    before, after = (cv2.imread(str(where / "a.png")) for where in (folder, out))
+    assert before.shape == after.shape
+    assert (before != after)[10:30, 20:60].any()
+    assert (before == after)[78:92, 18:62].all()
+    assert (cv2.imread(str(out / "b.png")) == 0).all()
+
+    code, lines, _ = within("predict", "b4", str(folder), "--threshold", "0", "--json")
+    assert lines[0] == f"{folder}/a.png: 2 white, 1 grey"
+    assert json.loads(lines[-1]) == {"run_id": "b419", "predictions": answers}
+
+
+def test_predict_replaces_drawings_only_if_told(cells, within):
+    folder, out = cells / "cells", cells / "out"
+    asked = ("predict", "b4", str(folder), "--draw")
+    assert within(*asked, str(out))[0] == 0
+    code, lines, errors = within(*asked, str(out))
+    assert (code, lines) == (2, [])  # before anything was predicted
+    assert "a.png is there already: give another folder, or --overwrite" in errors
+    assert within(*asked, str(out), "--overwrite")[0] == 0
+    code, lines, errors = within(*asked, str(folder), "--overwrite")
+    assert (code, lines) == (2, [])
+    assert "a.png is one of the images: give another folder" in errors
+
+
+def test_predict_uses_the_ids_of_annotations(cells, within):
+    images = [{"id": 30, "file_name": "b.png"}, {"id": 40, "file_name": "a.png"}]
+    categories = [{"id": 8, "name": "white"}, {"id": 9, "name": "grey"}]
+    truth = cells / "truth.json"
+    truth.write_text(json.dumps({"images": images, "categories": categories, "annotations": []}))
+    found = cells / "found.json"
+    asked = ("predict", "b4", str(cells / "cells"), "--annotations", str(truth))
+    assert within(*asked, "--coco", str(found))[0] == 0
+    results = json.loads(found.read_text())
+    assert [(one["image_id"], one["category_id"]) for one in results] == [(40, 8), (40, 8), (40, 9)]
+    code, _, errors = within(*asked)
+    assert code == 2
+    assert "--coco" in errors
+
+
+def test_predict_writes_geojson_for_each_raster(cells, within):
+    rasterio = pytest.importorskip("rasterio")
+    path = cells / "roofs.tif"
+    profile = {"driver": "GTiff", "width": 160, "height": 120, "count": 3, "dtype": "uint8"}
+    place = rasterio.Affine(2, 0, 500_000, 0, -2, 5_000_000)
+    pixels = cv2.imread(str(cells / "cells" / "a.png"))
+    with rasterio.open(path, "w", crs="EPSG:32633", transform=place, **profile) as file:
+        file.write(pixels.transpose(2, 0, 1))
+    code, _, errors = within("predict", "b4", str(path), "--geojson", str(cells / "out"))
+    assert (code, errors) == (0, "")
+    written = json.loads((cells / "out" / "roofs.geojson").read_text())
+    assert written["crs"]["properties"]["name"].endswith("32633")
+    assert [one["properties"]["label"] for one in written["features"]] == ["white", "white", "grey"]
+    first = written["features"][0]["geometry"]["coordinates"][0]
+    assert first[0] == [500_040, 4_999_980]
+    assert first[2] == [500_120, 4_999_940]
+
+
+def test_a_classifier_has_no_objects_to_write(shell, trained, within):
+    cv2.imwrite(str(shell.folder / "two.png"), np.zeros((8, 8), np.uint8))
+    code, lines, errors = within("predict", trained[1]["run_id"], "two.png", "--draw", "drawn")
+    assert code == 2
+    assert "are for runs that detect objects" in errors
+    assert lines[0].startswith("two.png: ")
+    assert not (shell.folder / "drawn").exists()
 
 
 def test_runs_lists_the_newest_first(shell, trained, within):

@@ -7,11 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bright import run_of
 from mlflow.tracking import MlflowClient
 
 from lit_imgproc import load_recipe, load_run
 from lit_imgproc.data.imagenet.datamodule import Digits, ImageFolder
+from lit_imgproc.data.satellite.raster import Raster
 from lit_imgproc.errors import UserError
+from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.tracking.records import RunNotFound
 from lit_imgproc.tracking.store import StoreUnavailable
@@ -213,6 +216,100 @@ def test_what_holds_no_images_is_said(run, tmp_path, name, sentence):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=sentence):
         run.predict(tmp_path / name)
+
+
+# Objects -----------------------------------------------------------------------------------------
+
+FIT = InputSpec(3, (60, 80), "fit", interpolation="nearest")
+
+
+def bright(height, width, *squares):
+    """Pixels with bright rectangles: left, top, right, bottom, light."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    for left, top, right, bottom, light in squares:
+        pixels[top:bottom, left:right] = light
+    return pixels
+
+
+def test_objects_are_answered_in_pixels_of_images_of_any_size(tmp_path):
+    """The network sees 60x80, 60x60 and 60x30 pixels, so each pixel of the first is 2x2."""
+    images = {
+        "a.png": bright(120, 160, (20, 10, 60, 30, 255), (100, 100, 120, 120, 128)),
+        "b.png": bright(30, 30, (3, 6, 9, 20, 255)),
+        "c.png": bright(240, 120),
+    }
+    for name, pixels in images.items():
+        cv2.imwrite(str(tmp_path / name), pixels)
+    run = run_of({"name": "coco", "batch_size": 2}, FIT)
+    answers = run.predict(tmp_path)
+    assert [answer["id"] for answer in answers] == [str(tmp_path / name) for name in images]
+    assert [answer["size"] for answer in answers] == [[120, 160], [30, 30], [240, 120]]
+    first, second, third = answers
+    assert first["boxes"] == [[20, 10, 60, 30], [100, 100, 120, 120]]
+    assert first["labels"] == ["white", "grey"]
+    assert first["scores"] == pytest.approx([1, 128 / 255])
+    assert second["boxes"] == [[3, 6, 9, 20]]
+    assert third["boxes"] == []
+    assert run.module.sizes == [2, 1]  # as many at once as in training
+    assert [answer["boxes"] for answer in run.predict([*images.values()])] == [
+        answer["boxes"] for answer in answers
+    ]
+
+
+@pytest.fixture
+def raster(tmp_path):
+    """A raster of 300x500 pixels with objects on the seams of its tiles, and what they are."""
+    rasterio = pytest.importorskip("rasterio")
+    squares = [
+        (10, 10, 20, 20, 255),  # within the first tile of 100
+        (70, 60, 90, 110, 128),  # over the seams of four, but whole in one
+        (150, 150, 420, 170, 255),  # over four tiles in a row, whole in none
+        (480, 280, 500, 300, 128),  # at the lower right corner
+    ]
+    path = tmp_path / "scene.tif"
+    profile = {"driver": "GTiff", "width": 500, "height": 300, "count": 3, "dtype": "uint8"}
+    place = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+    with rasterio.open(path, "w", crs="EPSG:32633", transform=place, **profile) as file:
+        file.write(bright(300, 500, *squares).transpose(2, 0, 1))
+    return path, squares
+
+
+def raster_run(**data):
+    block = {"name": "raster_boxes", "tile_size": 100, "batch_size": 4, **data}
+    return run_of(block, InputSpec(3, (100, 100), "none"))
+
+
+def test_objects_of_a_raster_are_found_tile_by_tile_and_once(raster, monkeypatch):
+    path, squares = raster
+    windows = []
+    read = Raster.read
+    monkeypatch.setattr(Raster, "read", lambda self, w=None: windows.append(w) or read(self, w))
+    run = raster_run()
+    other = bright(40, 30, (2, 3, 9, 9, 255))  # smaller than a tile
+    cv2.imwrite(str(path.with_name("small.png")), other)
+    found, small, again = run.predict([path, path.with_name("small.png"), path])
+    assert sorted(found["boxes"]) == sorted([list(square[:4]) for square in squares])
+    assert found["labels"] == ["white", "white", "grey", "grey"]
+    assert (found["id"], found["size"]) == (str(path), [300, 500])
+    assert (small["boxes"], small["size"]) == ([[2, 3, 9, 9]], [40, 30])
+    assert again == found
+    # 4 rows of 7 tiles, since a quarter is seen twice.
+    assert {window[2:] for window in windows} == {(100, 100)}
+    assert len(windows) == 28 + 1 + 28
+    assert run.module.sizes == [4] * 14 + [1]
+
+
+def test_tiles_without_data_are_not_looked_at_but_every_raster_is_answered(raster):
+    rasterio = pytest.importorskip("rasterio")
+    path, _ = raster
+    with rasterio.open(path, "r+") as file:
+        file.nodata = 0  # one tile in nine or so has objects
+    run = raster_run()
+    assert len(run.predict(path)[0]["boxes"]) == 4
+    assert sum(run.module.sizes) < 28
+    with rasterio.open(path, "r+") as file:
+        file.write(np.zeros((3, 300, 500), np.uint8))
+    assert run.predict(path)[0]["boxes"] == []
 
 
 # Testing and going on ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
-from annotated_types import Gt, Len, Lt
+from annotated_types import Gt, Le, Len, Lt
 
 from lit_imgproc.data.base import (
     BatchSize,
@@ -15,6 +15,7 @@ from lit_imgproc.data.base import (
     ImageDataModule,
     ImageDataset,
     NumWorkers,
+    Progress,
     Split,
     raise_all,
 )
@@ -22,10 +23,12 @@ from lit_imgproc.data.coco.annotations import BACKGROUND, Source, Table
 from lit_imgproc.data.coco.dataset import AnnotatedDataset, Target
 from lit_imgproc.data.coco.grouping import GroupedBatches, aspect_groups
 from lit_imgproc.data.coco.listing import Listing
+from lit_imgproc.data.coco.proposals import MOST, ProposalCache, shown
 from lit_imgproc.data.order import TrainBatches
 from lit_imgproc.data.readable import OnError
 from lit_imgproc.data.splits import held_out
 from lit_imgproc.data.transforms import IGNORE, Augment, AugmentChoice
+from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 
 Fraction = Annotated[float, Gt(0), Lt(1)]
@@ -34,6 +37,7 @@ Sides = Side | Annotated[list[Side], Len(1)]
 Fit = Literal["fit", "squash", "none"]
 Defects = Literal["repair", "refuse"]
 Empty = Literal["keep", "drop"]
+ProposalCount = Annotated[int, Gt(0), Le(MOST)] | None
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPELLINGS: dict[Split, tuple[str, ...]] = {
@@ -101,6 +105,7 @@ class AnnotatedData(ImageDataModule):
         root: The folder of the data set.
         target: What a sample has beside its image.
         loading: How images are loaded.
+        proposals: How many boxes of selective search an image has beside its own.
         augment: What training does; see :mod:`lit_imgproc.data.transforms`.
         batch_size: See :class:`~lit_imgproc.data.base.ImageDataModule`, as for the others.
     """
@@ -111,6 +116,7 @@ class AnnotatedData(ImageDataModule):
         root: str,
         target: Target,
         loading: Loading,
+        proposals: ProposalCount,
         augment: AugmentChoice,
         batch_size: BatchSize,
         num_workers: NumWorkers,
@@ -118,7 +124,9 @@ class AnnotatedData(ImageDataModule):
         seed: int,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
-        self.on_error = on_error
+        if proposals is not None and target not in ("boxes", "instances"):
+            raise UserError(f"data.proposals is for boxes and instances, not for target={target}")
+        self.on_error, self.proposals = on_error, proposals
         self.root, self.target, self.loading = Path(root), target, loading
         self.augment = augment or {"train": "none"}
         self._statistics: tuple[list[float], list[float]] = ([], [])
@@ -152,16 +160,11 @@ class AnnotatedData(ImageDataModule):
 
     def read(self) -> dict[Split, ImageDataset]:
         """Read the annotations, look at every image's header and decode a sample of each split."""
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: there is no such folder (data.root).")
-        found = self.find()
-        for listing in found.listings.values():
-            listing.probe()
+        found, sources = self._found()
         problems = [one for listing in found.listings.values() for one in listing.told()]
-        sources = {split: listing.source() for split, listing in found.listings.items()}
         refused = self._defects(found.listings)
         self._check(sources, found.class_names)
-        sources = self._complete(sources)
+        given, sources = sources, self._complete(sources)
         if self.loading.empty == "drop" and isinstance(train := sources["train"], Table):
             sources["train"] = train.select(np.flatnonzero(train.counts))
         names = found.class_names
@@ -182,7 +185,57 @@ class AnnotatedData(ImageDataModule):
                 if not len(dataset)
             ]
         )
+        if self.proposals is not None:
+            cache = self._proposal_cache(given)
+            pack = cache.opened(shown)
+            for dataset in datasets.values():
+                proposals = cache.proposals(pack, dataset.names, self.proposals)
+                cast(AnnotatedDataset, dataset).proposals = proposals
         return datasets
+
+    def prepare_cache(self, progress: Progress) -> Path:
+        """Search all images for ``proposals``, or those that have not been searched.
+
+        Args:
+            progress: Shows how far it is.
+
+        Returns:
+            The folder that the boxes lie in.
+
+        Raises:
+            DataError: There are to be no proposals, they cannot be written, or images not be read.
+        """
+        if self.proposals is None:
+            raise DataError(
+                "data.proposals is null, and there is nothing else to prepare: set it to a number."
+            )
+        cache = self._proposal_cache(self._found()[1])
+        folder = cache.prepare(progress)
+        self.settle(cache.problems(cache.open()))
+        return folder
+
+    def verify_cache(self, progress: Progress) -> list[str]:
+        """Read all proposals that have been searched for; a sentence a damaged part."""
+        if self.proposals is None:
+            return []
+        try:
+            cache = self._proposal_cache(self._found()[1])
+        except DataError:
+            return []  # who reads the data set is told
+        return cache.verify(progress)
+
+    def _found(self) -> tuple[Found, dict[Split, Source]]:
+        """What annotations tell, and what can be used of it once all headers were looked at."""
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: there is no such folder (data.root).")
+        found = self.find()
+        for listing in found.listings.values():
+            listing.probe()
+        return found, {split: listing.source() for split, listing in found.listings.items()}
+
+    def _proposal_cache(self, sources: Mapping[Split, Source]) -> ProposalCache:
+        names = (name for source in sources.values() for name in source.names)
+        return ProposalCache(self.root, names)
 
     def _survey(
         self, split: Split, source: Source, names: list[str]

@@ -15,6 +15,7 @@ from lit_imgproc.data.coco.base import (
     Found,
     Fraction,
     Loading,
+    ProposalCount,
     Side,
     Sides,
     find_splits,
@@ -53,6 +54,7 @@ class BoxTable(AnnotatedData):
         empty: Whether training images without boxes are kept, or dropped.
         val_fraction: Share of the images to hold out for validation where that is not given.
         test_fraction: Share of the images to hold out for testing where that is not given.
+        proposals: How many boxes of selective search an image gets, for R-CNN and Fast R-CNN.
         augment: What training does, for example ``{"train": "flip"}``.
         batch_size: Images in a batch of one process.
         num_workers: Processes that load images; ``None`` goes by the CPUs of this rank.
@@ -79,6 +81,7 @@ class BoxTable(AnnotatedData):
         empty: Empty = "keep",
         val_fraction: Fraction = 0.15,
         test_fraction: Fraction = 0.15,
+        proposals: ProposalCount = None,
         augment: AugmentChoice = None,
         batch_size: BatchSize = 8,
         num_workers: NumWorkers = None,
@@ -99,6 +102,7 @@ class BoxTable(AnnotatedData):
                 val_fraction,
                 test_fraction,
             ),
+            proposals=proposals,
             augment=augment,
             batch_size=batch_size,
             num_workers=num_workers,

@@ -17,6 +17,7 @@ from lit_imgproc.data.coco.base import (
     Found,
     Fraction,
     Loading,
+    ProposalCount,
     Side,
     Sides,
     find_splits,
@@ -70,6 +71,12 @@ class CocoData(AnnotatedData):
         empty: Whether training images without objects are kept, or dropped.
         val_fraction: Share of the images to hold out for validation where that is not given.
         test_fraction: Share of the images to hold out for testing where that is not given.
+        proposals: How many boxes that may hold an object an image gets, for R-CNN and Fast R-CNN:
+            those of selective search (:mod:`lit_imgproc.selective_search`), up to 2,000. An image
+            is searched once, which takes about a second, before the first training or by
+            ``lit-imgproc data prepare``, and what is found is kept in ``.lit_imgproc`` in ``root``,
+            or where that cannot be written to in ``~/.cache/lit_imgproc``. Of ``boxes`` and
+            ``instances`` alone.
         augment: What training does, for example ``{"train": "flip"}``.
         batch_size: Images in a batch of one process.
         num_workers: Processes that load images; ``None`` goes by the CPUs of this rank.
@@ -98,6 +105,7 @@ class CocoData(AnnotatedData):
         empty: Empty = "keep",
         val_fraction: Fraction = 0.15,
         test_fraction: Fraction = 0.15,
+        proposals: ProposalCount = None,
         augment: AugmentChoice = None,
         batch_size: BatchSize = 8,
         num_workers: NumWorkers = None,
@@ -118,6 +126,7 @@ class CocoData(AnnotatedData):
                 val_fraction,
                 test_fraction,
             ),
+            proposals=proposals,
             augment=augment,
             batch_size=batch_size,
             num_workers=num_workers,

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from lit_imgproc.data.base import DataError, ImageDataset, available_cpus
 from lit_imgproc.data.coco.annotations import Objects, Source
-from lit_imgproc.data.coco.geometry import geometry_of
+from lit_imgproc.data.coco.proposals import Proposals
 from lit_imgproc.data.decode import read_image
 from lit_imgproc.data.imagenet.datasets import SAMPLE, pixel_statistics
 from lit_imgproc.data.transforms import Augment
+from lit_imgproc.geometry import geometry_of
 from lit_imgproc.inputs import InputSpec
 
 Target = Literal["boxes", "instances", "semantic", "labels", "captions"]
@@ -34,8 +35,12 @@ class AnnotatedDataset(ImageDataset):
     - ``labels``: ``label``, float32 ``[K]``: 1 for each class that is in the image.
     - ``captions``: ``captions``, a list of str.
 
+    Where the data set has ``proposals``, an item with boxes has these, too: float32 ``[P,4]``, xyxy
+    in pixels of the item's image, the likeliest first. Training moves and cuts them as it does
+    boxes, and drops those that are cut away.
+
     As evaluation sees it, an item has its ``geometry``, too: see
-    :mod:`lit_imgproc.data.coco.geometry`.
+    :mod:`lit_imgproc.geometry`.
 
     Args:
         root: The folder that the names of ``source`` are relative to.
@@ -45,7 +50,12 @@ class AnnotatedDataset(ImageDataset):
         spec: What evaluation does to an image.
         scales: What training does before it augments: one of these, drawn by the sample's seed.
         augment: What training does beside.
+
+    Attributes:
+        proposals: Where boxes of selective search are taken from, if samples are to have them.
     """
+
+    proposals: Proposals | None = None
 
     def __init__(
         self,
@@ -105,7 +115,11 @@ class AnnotatedDataset(ImageDataset):
             present[self.source.objects(index).labels] = 1
             return {"label": present}
         objects = self.source.objects(index, size if self.target == "instances" else None)
-        return _scaled(objects, self.source.size(index), size)
+        found = _scaled(objects, self.source.size(index), size)
+        if self.proposals is not None:
+            boxes = self.proposals.boxes(index, self._path(index))
+            found["proposals"] = _resized(boxes, self.source.size(index), size)
+        return found
 
     def _augmented(
         self, image: Pixels, found: dict[str, Any], sample_seed: int
@@ -113,18 +127,36 @@ class AnnotatedDataset(ImageDataset):
         assert self.augment is not None
         if self.target in ("labels", "captions"):
             return self.augment(image, sample_seed), found
+        # Proposals are boxes like others, at the end of the list: all are moved at once.
+        proposals = found.pop("proposals", None)
+        count = len(found["boxes"]) if "boxes" in found else 0
         given = {key: found[key] for key in ("mask", "boxes", "masks") if key in found}
+        if proposals is not None:
+            masks = given.pop("masks", None)
+            given["boxes"] = np.concatenate([found["boxes"], proposals])
         moved = self.augment.sample(sample_seed, image=image, **given)
-        kept = moved.pop("kept", None)
-        image = moved.pop("image")
-        rest = {key: value[kept] for key, value in found.items() if key not in moved}
-        return image, {**rest, **moved}
+        if "kept" not in moved:
+            return moved.pop("image"), moved
+        kept, boxes = moved.pop("kept"), moved["boxes"]
+        own = kept < count
+        if proposals is not None:
+            moved |= {"boxes": boxes[own], "proposals": boxes[~own]}
+            if masks is not None:
+                # Masks come with one box each or with none. Their turn is the same as that of the
+                # boxes: no transform that looks at either runs on an image alone, as all must.
+                again = self.augment.sample(sample_seed, image=image, masks=masks)
+                moved["masks"] = again["masks"][kept[own]]
+        rest = {key: value[kept[own]] for key, value in found.items() if key not in moved}
+        return moved.pop("image"), {**rest, **moved}
 
     def _item(self, index: int, image: Pixels, found: dict[str, Any]) -> dict[str, Any]:
         if "masks" in found:  # what is cut off but for its box, or too small to be seen
             seen = found["masks"].max((1, 2), initial=0) > 0
             if not seen.all():
-                found = {key: value[seen] for key, value in found.items()}
+                found = {
+                    key: value if key == "proposals" else value[seen]
+                    for key, value in found.items()
+                }
         if "mask" in found:
             found = {"mask": found["mask"].astype(np.int64)}
         item = {
@@ -188,13 +220,21 @@ class AnnotatedDataset(ImageDataset):
 
 def _scaled(objects: Objects, stored: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
     """The objects in pixels of an image that was scaled."""
-    down, across = size[0] / stored[0], size[1] / stored[1]
-    edges = np.array([across, down, across, down], np.float32)
-    limits = np.array([size[1], size[0]] * 2, np.float32)
     found = {
-        "boxes": np.minimum(objects.boxes * edges, limits),
+        "boxes": _resized(objects.boxes, stored, size),
         "labels": objects.labels,
         "iscrowd": objects.iscrowd,
-        "area": objects.area * np.float32(down * across),
+        "area": objects.area * np.float32(size[0] / stored[0] * (size[1] / stored[1])),
     }
     return found if objects.masks is None else {**found, "masks": objects.masks}
+
+
+def _resized(
+    boxes: NDArray[np.float32], stored: tuple[int, int], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    down, across = size[0] / stored[0], size[1] / stored[1]
+    edges = np.array([across, down, across, down], np.float32)
+    inside: NDArray[np.float32] = np.minimum(
+        boxes * edges, np.array([size[1], size[0]] * 2, np.float32)
+    )
+    return inside

@@ -13,6 +13,7 @@ from lit_imgproc.data.coco.base import (
     Found,
     Fraction,
     Loading,
+    ProposalCount,
     Side,
     Sides,
 )
@@ -50,6 +51,7 @@ class LabelImages(AnnotatedData):
         aspect_grouping: Whether a training batch is of images of like aspect ratio.
         val_fraction: Share of the images to hold out for validation where that is not given.
         test_fraction: Share of the images to hold out for testing where that is not given.
+        proposals: How many boxes of selective search an image gets, for R-CNN and Fast R-CNN.
         augment: What training does, for example ``{"train": "dihedral"}``.
         batch_size: Images in a batch of one process.
         num_workers: Processes that load images; ``None`` goes by the CPUs of this rank.
@@ -76,6 +78,7 @@ class LabelImages(AnnotatedData):
         aspect_grouping: bool = True,
         val_fraction: Fraction = 0.15,
         test_fraction: Fraction = 0.15,
+        proposals: ProposalCount = None,
         augment: AugmentChoice = None,
         batch_size: BatchSize = 8,
         num_workers: NumWorkers = None,
@@ -96,6 +99,7 @@ class LabelImages(AnnotatedData):
                 val_fraction,
                 test_fraction,
             ),
+            proposals=proposals,
             augment=augment,
             batch_size=batch_size,
             num_workers=num_workers,

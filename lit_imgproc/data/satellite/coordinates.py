@@ -1,4 +1,4 @@
-"""Boxes among the coordinates of a tile, of its raster and of the ground."""
+"""Boxes among the coordinates of a raster and of the ground."""
 
 import json
 from collections.abc import Sequence
@@ -11,37 +11,9 @@ from numpy.typing import NDArray
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.satellite.handles import library
 from lit_imgproc.data.satellite.raster import Raster
-from lit_imgproc.data.satellite.tiling import Window
 
 Boxes = NDArray[np.float32] | NDArray[np.float64]
 WGS84 = "EPSG:4326"
-
-
-def tile_to_raster(boxes: Boxes, window: Window) -> NDArray[np.float64]:
-    """Boxes ``[N,4]``, xyxy in pixels of a tile, in pixels of its raster."""
-    corner = [window.column, window.row, window.column, window.row]
-    return np.asarray(boxes, np.float64) + corner
-
-
-def stitch_boxes(
-    boxes: Boxes, scores: NDArray[Any], labels: NDArray[Any], iou: float = 0.5
-) -> NDArray[np.int64]:
-    """Which boxes of overlapping tiles to keep, each object once: non-maximum suppression by class.
-
-    Args:
-        boxes: ``[N,4]``, xyxy in pixels of the raster.
-        scores: ``[N]``.
-        labels: ``[N]``.
-        iou: Boxes of a class that overlap more are of the same object.
-
-    Returns:
-        Indices, by falling score.
-    """
-    import torch
-    from torchvision.ops import batched_nms
-
-    kept = batched_nms(*(torch.from_numpy(np.asarray(a)) for a in (boxes, scores, labels)), iou)
-    return np.asarray(kept.numpy(), np.int64)
 
 
 def boxes_to_corners(boxes: Boxes, transform: Any) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Detection in rasters: tiles of images with the boxes that lie in them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,11 +20,14 @@ from lit_imgproc.data.satellite.listing import Layout, Piece, Source, partners
 from lit_imgproc.data.satellite.moments import Moments
 from lit_imgproc.data.satellite.raster import Raster, Read, clip
 from lit_imgproc.data.satellite.tiles import TileDataset, on_raster, to_tensor
-from lit_imgproc.data.satellite.tiling import Tile, Unit, Window
+from lit_imgproc.data.satellite.tiling import Tile, Unit, Window, grid
 from lit_imgproc.data.transforms import Augment, AugmentChoice
 
 Boxes = NDArray[np.float32]
 Labels = NDArray[np.int64]
+
+SEEN_TWICE = 0.25
+"""Share of a tile that its neighbour sees as well, at least, where a raster is predicted."""
 
 
 class DetectionTiles(TileDataset):
@@ -166,6 +169,17 @@ class RasterBoxes(RasterData):
         )
         self.annotations, self.class_names, self.min_visible = annotations, class_names, min_visible
         self._partners: dict[str, list[Path]] = {}
+
+    def parts(self, path: Path) -> Iterator[tuple[NDArray[Any], dict[str, Any] | None]]:
+        """The tiles of a raster that have data, read one by one, with :data:`SEEN_TWICE`."""
+        raster, size = Raster(path, self.selection), self.layout.tile_size
+        overlap = max(self.layout.overlap, round(size * SEEN_TWICE))
+        for number, tile in enumerate(grid(raster.whole, size, overlap)):
+            read = raster.read(tile.window)
+            if number == 0 or read.valid.any():  # of every raster there is to be an answer
+                window, sides = list(tile.window), [raster.height, raster.width]
+                geometry = {"path": raster.path, "window": window, "size": sides}
+                yield black_beyond(read.image, tile.window, raster), geometry
 
     def read(self) -> dict[Any, ImageDataset]:
         """Find the annotations before what all rasters have."""

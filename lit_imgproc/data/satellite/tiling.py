@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.splits import held_out_groups
+from lit_imgproc.seams import starts
 
 Unit = Literal["pixel", "crs"]
 Taper = Literal["gaussian", "linear", "uniform"]
@@ -75,10 +76,9 @@ def grid(area: Window, tile_size: int, overlap: int = 0) -> list[Tile]:
 def _starts(first: int, length: int, size: int, overlap: int) -> list[tuple[int, int]]:
     if not 0 <= overlap < size:
         raise DataError(f"data.overlap: {overlap} is not less than the side of a tile, {size}.")
-    last = max(length - size, 0)
-    starts = [*range(0, last, size - overlap), last]
-    ends = [0, *(start + size for start in starts)]
-    return [(first + start, end - start) for start, end in zip(starts, ends, strict=False)]
+    begins = starts(length, size, overlap)
+    ends = [0, *(begin + size for begin in begins)]
+    return [(first + begin, end - begin) for begin, end in zip(begins, ends, strict=False)]
 
 
 def pixel_blocks(name: str, height: int, width: int, block: int) -> Iterator[Block]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDic
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Interval, Le
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from typing_extensions import override
@@ -17,13 +16,13 @@ from lit_imgproc.models.backbones import head_parameters, layer_groups
 from lit_imgproc.models.base import Batch, ImageModule, Normalization
 from lit_imgproc.models.classification.metrics import (
     collection,
-    confusion_figure,
     confusion_matrix,
     full_metrics,
     per_class_accuracy,
     quick_metrics,
 )
 from lit_imgproc.models.classification.mixing import Mixing
+from lit_imgproc.models.figures import confusion_figure
 from lit_imgproc.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -173,17 +172,6 @@ class Classifier(ImageModule):
         return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
 
     @override
-    def on_train_start(self) -> None:
-        self.on_train_epoch_start()  # for an epoch that goes on
-
-    def on_train_epoch_start(self) -> None:
-        """Keep the statistics of frozen batch norms: what does not learn must not drift either."""
-        for layer in self.network.modules():
-            own = list(layer.parameters(recurse=False))
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and own:
-                layer.train(any(p.requires_grad for p in own))
-
-    @override
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         images, labels = batch["image"], batch["label"]
         if self.mixing is not None:
@@ -197,23 +185,14 @@ class Classifier(ImageModule):
         return loss
 
     @override
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        groups = optim.parameter_groups(
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return optim.parameter_groups(
             self.network,
             lr=self.optimizer.lr,
             weight_decay=self.optimizer.weight_decay,
             layer_groups=layer_groups(self.network) if self.layer_decay else None,
             layer_decay=self.layer_decay,
         )
-        optimizer = self.optimizer.build(groups)
-        if self.schedule is None:
-            return optimizer
-        total, epoch = self.planned_steps()
-        scheduler = self.schedule.build(optimizer, total_steps=total, steps_per_epoch=epoch)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
 
     # Evaluation ----------------------------------------------------------------------------------
 

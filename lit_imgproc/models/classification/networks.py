@@ -4,17 +4,15 @@ Each function makes an ``nn.Module`` that takes normalized images ``[B, C, H, W]
 ``[B, K]``. Parameters are counted for K = 1000 and C = 3 where nothing else is said.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, cast
+from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt, Lt
 from torch import nn
 
 from lit_imgproc.models.backbones import create_timm, create_torchvision
 from lit_imgproc.models.classification.small import CifarResNet, ConvNet
+from lit_imgproc.models.named import named
 
-P = ParamSpec("P")
 Count = Annotated[int, Gt(0)]
 Rate = Annotated[float, Ge(0), Lt(1)]
 ImageSize = Count | tuple[Count, Count]
@@ -23,22 +21,6 @@ ImageSize = Count | tuple[Count, Count]
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # torchvision's own Inception builders turn ImageNet's normalization into this (transform_input).
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
-
-def _named(
-    family: Callable[Concatenate[str, P], nn.Module], model: str, summary: str
-) -> Callable[P, nn.Module]:
-    """Return ``family`` with its first parameter set: a function with the rest of its signature."""
-
-    def network(*args: P.args, **kwargs: P.kwargs) -> nn.Module:
-        return family(model, *args, **kwargs)
-
-    _, *parameters = inspect.signature(family).parameters.values()
-    made: Any = network
-    made.__signature__ = inspect.Signature(parameters, return_annotation=nn.Module)
-    made.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": nn.Module}
-    made.__doc__ = f"{summary}\n\n{inspect.getdoc(family)}"
-    return network
 
 
 # AlexNet and VGG ---------------------------------------------------------------------------------
@@ -69,17 +51,17 @@ def _alexnet_or_vgg(
     )
 
 
-alexnet = _named(
+alexnet = named(
     _alexnet_or_vgg, "alexnet", "AlexNet as in arXiv 1404.5997, 61,100,840 parameters."
 )
-vgg11 = _named(_alexnet_or_vgg, "vgg11", "VGG-11 (arXiv 1409.1556), 132,863,336 parameters.")
-vgg13 = _named(_alexnet_or_vgg, "vgg13", "VGG-13 (arXiv 1409.1556), 133,047,848 parameters.")
-vgg16 = _named(_alexnet_or_vgg, "vgg16", "VGG-16 (arXiv 1409.1556), 138,357,544 parameters.")
-vgg19 = _named(_alexnet_or_vgg, "vgg19", "VGG-19 (arXiv 1409.1556), 143,667,240 parameters.")
-vgg11_bn = _named(_alexnet_or_vgg, "vgg11_bn", "VGG-11 with batch norm, 132,868,840 parameters.")
-vgg13_bn = _named(_alexnet_or_vgg, "vgg13_bn", "VGG-13 with batch norm, 133,053,736 parameters.")
-vgg16_bn = _named(_alexnet_or_vgg, "vgg16_bn", "VGG-16 with batch norm, 138,365,992 parameters.")
-vgg19_bn = _named(_alexnet_or_vgg, "vgg19_bn", "VGG-19 with batch norm, 143,678,248 parameters.")
+vgg11 = named(_alexnet_or_vgg, "vgg11", "VGG-11 (arXiv 1409.1556), 132,863,336 parameters.")
+vgg13 = named(_alexnet_or_vgg, "vgg13", "VGG-13 (arXiv 1409.1556), 133,047,848 parameters.")
+vgg16 = named(_alexnet_or_vgg, "vgg16", "VGG-16 (arXiv 1409.1556), 138,357,544 parameters.")
+vgg19 = named(_alexnet_or_vgg, "vgg19", "VGG-19 (arXiv 1409.1556), 143,667,240 parameters.")
+vgg11_bn = named(_alexnet_or_vgg, "vgg11_bn", "VGG-11 with batch norm, 132,868,840 parameters.")
+vgg13_bn = named(_alexnet_or_vgg, "vgg13_bn", "VGG-13 with batch norm, 133,053,736 parameters.")
+vgg16_bn = named(_alexnet_or_vgg, "vgg16_bn", "VGG-16 with batch norm, 138,365,992 parameters.")
+vgg19_bn = named(_alexnet_or_vgg, "vgg19_bn", "VGG-19 with batch norm, 143,678,248 parameters.")
 
 
 # Inception ---------------------------------------------------------------------------------------
@@ -164,11 +146,11 @@ def _resnet(
     return cast(nn.Module, network)
 
 
-resnet18 = _named(_resnet, "resnet18", "ResNet-18 (arXiv 1512.03385), 11,689,512 parameters.")
-resnet34 = _named(_resnet, "resnet34", "ResNet-34 (arXiv 1512.03385), 21,797,672 parameters.")
-resnet50 = _named(_resnet, "resnet50", "ResNet-50 (arXiv 1512.03385), 25,557,032 parameters.")
-resnet101 = _named(_resnet, "resnet101", "ResNet-101 (arXiv 1512.03385), 44,549,160 parameters.")
-resnet152 = _named(_resnet, "resnet152", "ResNet-152 (arXiv 1512.03385), 60,192,808 parameters.")
+resnet18 = named(_resnet, "resnet18", "ResNet-18 (arXiv 1512.03385), 11,689,512 parameters.")
+resnet34 = named(_resnet, "resnet34", "ResNet-34 (arXiv 1512.03385), 21,797,672 parameters.")
+resnet50 = named(_resnet, "resnet50", "ResNet-50 (arXiv 1512.03385), 25,557,032 parameters.")
+resnet101 = named(_resnet, "resnet101", "ResNet-101 (arXiv 1512.03385), 44,549,160 parameters.")
+resnet152 = named(_resnet, "resnet152", "ResNet-152 (arXiv 1512.03385), 60,192,808 parameters.")
 
 
 def _cifar_resnet(_model: str, num_classes: Count, in_channels: Count = 3) -> nn.Module:
@@ -181,11 +163,11 @@ def _cifar_resnet(_model: str, num_classes: Count, in_channels: Count = 3) -> nn
     return CifarResNet(int(_model.removeprefix("resnet")), num_classes, in_channels)
 
 
-resnet20 = _named(_cifar_resnet, "resnet20", "ResNet-20 of CIFAR, 269,722 parameters.")
-resnet32 = _named(_cifar_resnet, "resnet32", "ResNet-32 of CIFAR, 464,154 parameters.")
-resnet44 = _named(_cifar_resnet, "resnet44", "ResNet-44 of CIFAR, 658,586 parameters.")
-resnet56 = _named(_cifar_resnet, "resnet56", "ResNet-56 of CIFAR, 853,018 parameters.")
-resnet110 = _named(_cifar_resnet, "resnet110", "ResNet-110 of CIFAR, 1,727,962 parameters.")
+resnet20 = named(_cifar_resnet, "resnet20", "ResNet-20 of CIFAR, 269,722 parameters.")
+resnet32 = named(_cifar_resnet, "resnet32", "ResNet-32 of CIFAR, 464,154 parameters.")
+resnet44 = named(_cifar_resnet, "resnet44", "ResNet-44 of CIFAR, 658,586 parameters.")
+resnet56 = named(_cifar_resnet, "resnet56", "ResNet-56 of CIFAR, 853,018 parameters.")
+resnet110 = named(_cifar_resnet, "resnet110", "ResNet-110 of CIFAR, 1,727,962 parameters.")
 
 
 # EfficientNet ------------------------------------------------------------------------------------
@@ -237,59 +219,59 @@ def _efficientnet(
     return timm(_model, num_classes, in_channels, drop_rate, drop_path_rate)
 
 
-efficientnet_b0 = _named(
+efficientnet_b0 = named(
     _efficientnet,
     "efficientnet_b0",
     "EfficientNet-B0 (arXiv 1905.11946), 5,288,548 parameters, 224 px.",
 )
-efficientnet_b1 = _named(
+efficientnet_b1 = named(
     _efficientnet,
     "efficientnet_b1",
     "EfficientNet-B1 (arXiv 1905.11946), 7,794,184 parameters, 240 px.",
 )
-efficientnet_b2 = _named(
+efficientnet_b2 = named(
     _efficientnet,
     "efficientnet_b2",
     "EfficientNet-B2 (arXiv 1905.11946), 9,109,994 parameters, 260 px.",
 )
-efficientnet_b3 = _named(
+efficientnet_b3 = named(
     _efficientnet,
     "efficientnet_b3",
     "EfficientNet-B3 (arXiv 1905.11946), 12,233,232 parameters, 300 px.",
 )
-efficientnet_b4 = _named(
+efficientnet_b4 = named(
     _efficientnet,
     "efficientnet_b4",
     "EfficientNet-B4 (arXiv 1905.11946), 19,341,616 parameters, 380 px.",
 )
-efficientnet_b5 = _named(
+efficientnet_b5 = named(
     _efficientnet,
     "efficientnet_b5",
     "EfficientNet-B5 (arXiv 1905.11946), 30,389,784 parameters, 456 px.",
 )
-efficientnet_b6 = _named(
+efficientnet_b6 = named(
     _efficientnet,
     "efficientnet_b6",
     "EfficientNet-B6 (arXiv 1905.11946), 43,040,704 parameters, 528 px.",
 )
-efficientnet_b7 = _named(
+efficientnet_b7 = named(
     _efficientnet,
     "efficientnet_b7",
     "EfficientNet-B7 (arXiv 1905.11946), 66,347,960 parameters, 600 px.",
 )
 # With the padding of TensorFlow, since only so are there published weights.
-efficientnetv2_s = _named(
+efficientnetv2_s = named(
     _efficientnet,
     "tf_efficientnetv2_s",
     "EfficientNetV2-S (arXiv 2104.00298), 21,458,488 parameters.",
 )
-efficientnet_lite0 = _named(
+efficientnet_lite0 = named(
     _efficientnet, "tf_efficientnet_lite0", "EfficientNet-Lite0, 4,652,008 parameters, 224 px."
 )
-efficientnet_lite1 = _named(
+efficientnet_lite1 = named(
     _efficientnet, "tf_efficientnet_lite1", "EfficientNet-Lite1, 5,416,680 parameters, 240 px."
 )
-efficientnet_lite2 = _named(
+efficientnet_lite2 = named(
     _efficientnet, "tf_efficientnet_lite2", "EfficientNet-Lite2, 6,092,072 parameters, 260 px."
 )
 
@@ -317,30 +299,30 @@ def _vit(
     return timm(_model, num_classes, in_channels, drop_rate, drop_path_rate, image_size)
 
 
-vit_ti_16 = _named(
+vit_ti_16 = named(
     _vit, "vit_tiny_patch16_224", "ViT-Ti/16 (arXiv 2010.11929), 5,717,416 parameters."
 )
-vit_s_16 = _named(
+vit_s_16 = named(
     _vit, "vit_small_patch16_224", "ViT-S/16 (arXiv 2010.11929), 22,050,664 parameters."
 )
-vit_b_16 = _named(
+vit_b_16 = named(
     _vit, "vit_base_patch16_224", "ViT-B/16 (arXiv 2010.11929), 86,567,656 parameters."
 )
-vit_b_32 = _named(
+vit_b_32 = named(
     _vit, "vit_base_patch32_224", "ViT-B/32 (arXiv 2010.11929), 88,224,232 parameters."
 )
-vit_l_16 = _named(
+vit_l_16 = named(
     _vit, "vit_large_patch16_224", "ViT-L/16 (arXiv 2010.11929), 304,326,632 parameters."
 )
 
 
 # Small ones --------------------------------------------------------------------------------------
 
-test_resnet = _named(_resnet, "test_resnet", "timm's tiny ResNet for tests, 0.5 M parameters.")
-test_efficientnet = _named(
+test_resnet = named(_resnet, "test_resnet", "timm's tiny ResNet for tests, 0.5 M parameters.")
+test_efficientnet = named(
     _efficientnet, "test_efficientnet", "timm's tiny EfficientNet for tests, 0.4 M parameters."
 )
-test_vit = _named(_vit, "test_vit", "timm's tiny ViT for tests, 0.4 M parameters.")
+test_vit = named(_vit, "test_vit", "timm's tiny ViT for tests, 0.4 M parameters.")
 
 
 def convnet(num_classes: Count, in_channels: Count = 3, drop_rate: Rate = 0.2) -> nn.Module:

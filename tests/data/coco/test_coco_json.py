@@ -9,7 +9,7 @@ import torch
 from pycocotools.coco import COCO
 
 from lit_imgproc.data.coco.coco_json import CocoData
-from lit_imgproc.data.coco.geometry import boxes_to_original, masks_to_original
+from lit_imgproc.geometry import boxes_to_original, masks_to_original
 from lit_imgproc.data.errors import DataError
 
 # pycocotools does not know NumPy 2's `copy` argument.

@@ -9,12 +9,9 @@ from lit_imgproc.data.satellite.coordinates import (
     corners_to_boxes,
     read_geojson,
     reproject,
-    stitch_boxes,
-    tile_to_raster,
     write_geojson,
 )
 from lit_imgproc.data.satellite.raster import Raster
-from lit_imgproc.data.satellite.tiling import Window
 
 rasterio = pytest.importorskip("rasterio")
 BOXES = np.asarray([[1, 2, 5.5, 9], [0, 0, 20, 20]], np.float64)
@@ -32,20 +29,6 @@ def test_pixels_to_the_ground_and_back(turned):
         assert corners[0, 2].tolist() == [500_055, 4_999_910]
     np.testing.assert_allclose(corners_to_boxes(corners, transform), BOXES, atol=1e-6)
     assert boxes_to_corners(np.zeros((0, 4)), transform).shape == (0, 4, 2)
-
-
-def test_boxes_of_a_tile_among_those_of_the_raster():
-    found = tile_to_raster(BOXES.astype(np.float32), Window(100, 30, 64, 64))
-    np.testing.assert_array_equal(found[0], [31, 102, 35.5, 109])
-
-
-def test_objects_on_seams_are_found_once():
-    boxes = np.asarray(
-        [[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [40, 0, 50, 10]], np.float32
-    )
-    scores = np.asarray([0.5, 0.9, 0.3, 0.2], np.float32)
-    assert stitch_boxes(boxes, scores, np.asarray([0, 0, 1, 0])).tolist() == [1, 2, 3]
-    assert stitch_boxes(boxes[:0], scores[:0], np.zeros(0, np.int64)).tolist() == []
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32633", None])

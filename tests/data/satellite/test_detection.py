@@ -5,9 +5,9 @@ import pytest
 
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.satellite.annotations import Objects
-from lit_imgproc.data.satellite.coordinates import tile_to_raster
 from lit_imgproc.data.satellite.detection import RasterBoxes, boxes_in
 from lit_imgproc.data.satellite.tiling import Window
+from lit_imgproc.geometry import boxes_to_original
 
 pytest.importorskip("rasterio")
 HEAD = "xmin,ymin,xmax,ymax,label"
@@ -71,10 +71,8 @@ def test_boxes_of_tiles_are_those_of_the_raster(root):
     found = set()
     for index in range(len(dataset)):
         sample = dataset[index]
-        window = Window(*sample["geometry"]["window"])
-        for box, label in zip(
-            tile_to_raster(sample["boxes"].numpy(), window), sample["labels"].tolist(), strict=True
-        ):
+        whole = boxes_to_original(sample["boxes"].numpy(), sample["geometry"])
+        for box, label in zip(whole, sample["labels"].tolist(), strict=True):
             found.add((*box.tolist(), data.facts()["class_names"][label]))
     assert found == {(10, 10, 30, 40, "tree"), (80, 5, 110, 25, "roof")}
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_imgproc.data.coco.shapes import Mask, Size
+Mask = NDArray[np.uint8]
+Size = tuple[int, int]
 
 
 def geometry_of(path: str, stored: Size, size: Size) -> dict[str, Any]:
@@ -25,12 +26,22 @@ def boxes_to_original(boxes: NDArray[np.float32], geometry: dict[str, Any]) -> N
 
     Args:
         boxes: In the sample.
-        geometry: Of the sample, as evaluation sees it.
+        geometry: Of the sample, as evaluation sees it: of a whole file with its ``scale``, or of a
+            part of a raster with its ``window`` (row, column, height, width).
     """
-    (height, width), (down, across) = geometry["size"], geometry["scale"]
-    moved = boxes / np.array([across, down, across, down])
+    (height, width), (down, across) = geometry["size"], geometry.get("scale", (1, 1))
+    row, column = geometry.get("window", (0, 0))[:2]
+    moved = boxes / np.array([across, down, across, down]) + [column, row, column, row]
     inside = np.clip(moved, 0, [width, height, width, height])
     return np.asarray(inside, np.float32)
+
+
+def boxes_to_sample(boxes: NDArray[np.float32], geometry: dict[str, Any]) -> NDArray[np.float32]:
+    """Boxes ``[N,4]`` in pixels of a file in those of a sample: the way back, without cutting."""
+    down, across = geometry.get("scale", (1, 1))
+    row, column = geometry.get("window", (0, 0))[:2]
+    moved = (boxes - [column, row, column, row]) * np.array([across, down, across, down])
+    return np.asarray(moved, np.float32)
 
 
 def masks_to_original(masks: Mask, geometry: dict[str, Any]) -> Mask:
