@@ -22,7 +22,8 @@ class Explain(FollowedImages):
 
     Each image stands beside its map, as ``explanations/grad_cam``. The map explains the answer the
     network gives at that step, right or wrong; of a detector's, the object that it is surest of,
-    whose box is drawn over the map.
+    whose box is drawn over the map (by HiResCAM, arXiv 2011.08891: of several like objects, only a
+    gradient of each place knows the one that is meant).
 
     Args:
         images: how many images to follow, taken from the classes in turn.
@@ -63,7 +64,8 @@ def _objects(module: Any, batch: Batch) -> Iterator[pictures.Picture]:
         best, labels = one["boxes"][:1].cpu(), one["labels"][:1].tolist()
         for box, label in zip(best.tolist(), labels, strict=True):
             score, layer = module.attribution_fn(BoxTarget(box, label)), module.attribution_layer()
-            (heat,) = unit_range(grad_cam(score, image[None], layer, module.feature_map))
+            maps = grad_cam(score, image[None], layer, module.feature_map, local=True)
+            (heat,) = unit_range(maps)
         seen = _overlay(image, heat)
         scale = seen.shape[1] / image.shape[-1]
         yield pictures.outline(seen, best.numpy() * scale, labels)

@@ -14,6 +14,8 @@ def grad_cam(
     images: Tensor,
     layer: nn.Module,
     feature_map: Callable[[Tensor], Tensor] = lambda activation: activation,
+    *,
+    local: bool = False,
 ) -> Tensor:
     """Weigh the channels of a layer by the mean gradient of a score (arXiv 1610.02391).
 
@@ -26,6 +28,8 @@ def grad_cam(
         images: ``[B, C, H, W]``, as ``score`` takes them.
         layer: whose output is weighed.
         feature_map: lays that output out as ``[B, C, h, w]``; for tokens, drops what is no patch.
+        local: weigh each place by its own gradient and not by the mean over all places: HiResCAM
+            (arXiv 2011.08891). The mean cannot tell one of several like objects from the others.
 
     Returns:
         Maps ``[B, H, W]``, zero or above, not scaled: bilinear from the layer's size to the
@@ -54,7 +58,7 @@ def grad_cam(
     finally:
         handle.remove()
     activation, gradient = feature_map(seen[-1].detach()), feature_map(gradient)
-    weights = gradient.mean((2, 3), keepdim=True)
+    weights = gradient if local else gradient.mean((2, 3), keepdim=True)
     maps = (weights * activation).sum(1, keepdim=True).relu()
     return F.interpolate(
         maps.float(), size=images.shape[-2:], mode="bilinear", align_corners=False

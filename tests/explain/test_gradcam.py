@@ -113,6 +113,21 @@ def test_a_layer_that_takes_no_part_is_refused(images):
         grad_cam(score_of(network, 0), images, nn.Conv2d(3, 3, 1))
 
 
+def test_only_a_local_map_tells_one_place_from_others_like_it(images):
+    network = Pooled().eval()
+    same = images[:1, :, :1, :1].expand(1, 3, 8, 8).contiguous()
+
+    def score(x):  # of the object at one place, among many alike
+        return network.activation(network.features(x))[:, :, 2, 5].sum(1)
+
+    everywhere = grad_cam(score, same, network.activation)[0]
+    there = grad_cam(score, same, network.activation, local=True)[0]
+    features = network.activation(network.features(same))[0]
+    torch.testing.assert_close(there[2, 5], features[:, 2, 5].sum())
+    assert (there > 0).nonzero().tolist() == [[2, 5]]
+    assert everywhere[4, 4] > 0
+
+
 def test_unit_range_scales_each_map_and_leaves_a_flat_one_at_zero():
     maps = torch.stack([torch.tensor([[1.0, 3.0], [2.0, 1.0]]), torch.full((2, 2), 7.0)])
     expected = torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])

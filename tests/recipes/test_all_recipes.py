@@ -12,7 +12,7 @@ HEADLINES = {
     "region_detector": ("test/map", -1),
     "rcnn": ("test/map", -1),
 }
-"""What a test of each module always says, and the least that it can be: -1 is COCO's for nothing."""
+"""What a test of each module always says, and the least that it can be: COCO has -1 for nothing."""
 
 RECIPES = sorted(catalog.names())
 

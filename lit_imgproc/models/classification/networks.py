@@ -51,9 +51,7 @@ def _alexnet_or_vgg(
     )
 
 
-alexnet = named(
-    _alexnet_or_vgg, "alexnet", "AlexNet as in arXiv 1404.5997, 61,100,840 parameters."
-)
+alexnet = named(_alexnet_or_vgg, "alexnet", "AlexNet as in arXiv 1404.5997, 61,100,840 parameters.")
 vgg11 = named(_alexnet_or_vgg, "vgg11", "VGG-11 (arXiv 1409.1556), 132,863,336 parameters.")
 vgg13 = named(_alexnet_or_vgg, "vgg13", "VGG-13 (arXiv 1409.1556), 133,047,848 parameters.")
 vgg16 = named(_alexnet_or_vgg, "vgg16", "VGG-16 (arXiv 1409.1556), 138,357,544 parameters.")

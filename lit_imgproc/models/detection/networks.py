@@ -313,11 +313,13 @@ def _finished(
         backbone.body = freeze_norms(backbone.body)
     if frozen_to is not None:
         freeze_up_to(backbone.body, stage_of(backbone.body, frozen_to))
-    first, last = cfg["first_conv"], backbone.strides[len(backbone.names) - 1]
+    first = cfg["first_conv"]
+    # The finest levels know little of what they see, and the coarsest cannot tell neighbours apart.
+    explained = backbone.strides[min(1, len(backbone.names) - 1)]
     described = {
         "trunk": f"{cfg['architecture']}.{cfg['tag']}" if cfg.get("tag") else cfg["architecture"],
         "first_conv": f"backbone.body.{first}",
-        "attribution_layer": f"backbone.body.{stage_of(backbone.body, last)}",
+        "attribution_layer": f"backbone.body.{stage_of(backbone.body, explained)}",
         "mean": cfg["mean"],
         "std": cfg["std"],
     }

@@ -24,14 +24,14 @@ class Trunk(NamedTuple):
     """Names in torchvision's detectors on one kind of trunk."""
 
     first_conv: str
-    last_layer: str
-    """Before the pyramid, or the heads."""
+    explained: str
+    """Fine enough to tell neighbours apart, and deep enough to know what they are."""
     frozen: str
     """The last layer that torchvision's own training leaves as ImageNet made it."""
 
 
-RESNET = Trunk("backbone.body.conv1", "backbone.body.layer4", "backbone.body.layer1")
-MOBILENET = Trunk("backbone.body.0.0", "backbone.body.16", "backbone.body.6")
+RESNET = Trunk("backbone.body.conv1", "backbone.body.layer3", "backbone.body.layer1")
+MOBILENET = Trunk("backbone.body.0.0", "backbone.body.12", "backbone.body.6")
 VGG = Trunk("backbone.features.0", "backbone.extra.0", "backbone.features.2")
 SSDLITE = Trunk("backbone.features.0.0.0", "backbone.features.1", "backbone.features.0.0")
 
@@ -95,7 +95,7 @@ def _torchvision(
         "architecture": _model,
         "source": "torchvision",
         "first_conv": trunk.first_conv,
-        "attribution_layer": trunk.last_layer,
+        "attribution_layer": trunk.explained,
         "mean": scaling.image_mean,
         "std": scaling.image_std,
     }

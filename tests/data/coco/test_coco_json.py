@@ -9,8 +9,8 @@ import torch
 from pycocotools.coco import COCO
 
 from lit_imgproc.data.coco.coco_json import CocoData
-from lit_imgproc.geometry import boxes_to_original, masks_to_original
 from lit_imgproc.data.errors import DataError
+from lit_imgproc.geometry import boxes_to_original, masks_to_original
 
 # pycocotools does not know NumPy 2's `copy` argument.
 of_pycocotools = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
