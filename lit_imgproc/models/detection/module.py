@@ -1,7 +1,7 @@
 """The detector: how any network learns to find objects, with their masks if it can."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -11,12 +11,20 @@ from typing_extensions import override
 
 from lit_imgproc import optim, pictures
 from lit_imgproc.errors import UserError
-from lit_imgproc.geometry import boxes_to_original, boxes_to_sample, masks_to_original
+from lit_imgproc.geometry import boxes_to_original, boxes_to_sample
 from lit_imgproc.models.base import Batch, ImageModule, Normalization
 from lit_imgproc.models.detection.attribution import BoxTarget, matched_score
 from lit_imgproc.models.detection.batch import DetectionBatch, Detections
 from lit_imgproc.models.detection.curves import precision_recall_figure
-from lit_imgproc.models.detection.metrics import CocoMetrics, Truth, encode
+from lit_imgproc.models.detection.exchange import (
+    answers,
+    decoded,
+    numbered,
+    rles,
+    targets,
+    truths,
+)
+from lit_imgproc.models.detection.metrics import CocoMetrics
 from lit_imgproc.models.detection.views import with_views
 from lit_imgproc.models.detection.weights import load_detector, load_trunk
 from lit_imgproc.models.figures import confusion_figure
@@ -25,7 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 0.5
-"""The least score of what is drawn, and the least probability of a pixel of a mask."""
+"""The least score of what is drawn."""
+HEADLINES = ("map", "map_50", "mask_map", "mask_map_50")
+"""What is logged even where there is nothing to measure: callbacks wait for it."""
 MAX_CLASSES_LOGGED = 100
 """With more classes than this, the metrics of each are not logged."""
 
@@ -177,13 +187,12 @@ class Detector(ImageModule):
         self._log_epoch("test", self.test_metrics)
 
     def _log_epoch(self, split: str, metrics: CocoMetrics) -> None:
-        # Gathered over the ranks already. What no object could be asked for is not logged, but for
-        # the headlines: callbacks wait for them.
+        # Gathered over the ranks already. What no object could be asked for is left out.
         values = metrics.compute()
         shown = {
             f"{split}/{name}": value
             for name, value in values.items()
-            if value >= 0 or name in ("map", "map_50", "mask_map")
+            if value >= 0 or name in HEADLINES
         }
         if len(self.class_names) > MAX_CLASSES_LOGGED:
             shown = {name: value for name, value in shown.items() if name.count("/") == 1}
@@ -229,9 +238,15 @@ class Detector(ImageModule):
                 boxes = boxes_to_sample(boxes, batch["geometry"][i])
             classes = [self.class_names.index(answer["labels"][k]) for k in sure]
             if "boxes" in batch:
+                truth = plain
+                if "masks" in batch and len(batch["masks"][i]):
+                    truth = pictures.paint(plain, numbered(batch["masks"][i].cpu().numpy()))
                 true = batch["boxes"][i].cpu().numpy() * scale
-                truth = pictures.outline(plain, true, batch["labels"][i].tolist())
+                truth = pictures.outline(truth, true, batch["labels"][i].tolist())
                 tiles.append(pictures.caption(truth, ["is"]))
+            if sure and "masks" in answer:
+                codes = [answer["masks"][k] for k in sure]
+                plain = pictures.paint(plain, numbered(decoded(codes)))
             found = pictures.outline(plain, boxes * scale, classes)
             tiles.append(pictures.caption(found, ["found"]))
         return pictures.grid(tiles)
@@ -252,47 +267,3 @@ class Detector(ImageModule):
             "precision_recall": precision_recall_figure(curves, self.class_names),
             "confusion_matrix": confusion_figure(confusion, [*self.class_names, "background"]),
         }
-
-
-def targets(batch: DetectionBatch) -> list[dict[str, Tensor]]:
-    """What torchvision's detectors learn from: no crowds, no boxes without area, labels from 1."""
-    learned = []
-    for i, boxes in enumerate(batch["boxes"]):
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(1) & (batch["iscrowd"][i] == 0)
-        target = {"boxes": boxes[keep], "labels": batch["labels"][i][keep] + 1}
-        if "masks" in batch:
-            target["masks"] = batch["masks"][i][keep]
-        learned.append(target)
-    return learned
-
-
-def truths(batch: DetectionBatch) -> list[Truth]:
-    """What detections are compared with, in pixels of the batch's images."""
-    columns = {key: values for key, values in batch.items() if key in Truth.__annotations__}
-    rows = zip(*cast("dict[str, list[Tensor]]", columns).values(), strict=True)
-    return [cast(Truth, dict(zip(columns, row, strict=True))) for row in rows]
-
-
-def rles(masks: Tensor, geometry: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """COCO's run-length encoding of masks bool ``[N, H, W]``, at the size of the image's file."""
-    pixels = masks.to(torch.uint8).cpu().numpy()
-    if geometry is not None:
-        pixels = masks_to_original(pixels, geometry)
-    size = list(pixels.shape[1:])
-    codes = encode(torch.from_numpy(pixels))
-    return [{"size": size, "counts": code.decode("ascii")} for code in codes]
-
-
-def answers(found: list[dict[str, Tensor]]) -> list[Detections]:
-    """What torchvision's networks say, with labels from 0 and masks of yes and no."""
-    result: list[Detections] = []
-    for one in found:
-        answer: Detections = {
-            "boxes": one["boxes"].float(),
-            "labels": one["labels"] - 1,
-            "scores": one["scores"].float(),
-        }
-        if "masks" in one:
-            answer["masks"] = one["masks"][:, 0] >= SHOWN
-        result.append(answer)
-    return result

@@ -12,7 +12,7 @@ from typing_extensions import override
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.base import Batch
 from lit_imgproc.models.detection.batch import DetectionBatch
-from lit_imgproc.models.detection.module import targets
+from lit_imgproc.models.detection.exchange import targets
 from lit_imgproc.models.detection.rcnn import RegionCNN
 from lit_imgproc.models.detection.region_module import RegionDetector
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_imgproc.models.detection.batch import DetectionBatch, Detections
-from lit_imgproc.models.detection.module import Detector, answers, targets
+from lit_imgproc.models.detection.exchange import answers, targets
+from lit_imgproc.models.detection.module import Detector
 from lit_imgproc.selective_search import selective_search
 
 

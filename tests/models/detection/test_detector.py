@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from lit_imgproc.data.coco.coco_json import CocoData
 from lit_imgproc.errors import UserError
-from lit_imgproc.models.detection.module import Detector, answers, targets, truths
+from lit_imgproc.models.detection.exchange import answers, decoded, numbered, rles, targets, truths
+from lit_imgproc.models.detection.module import Detector
 from lit_imgproc.models.detection.networks import faster_rcnn, mask_rcnn, retinanet
 from lit_imgproc.optim import SGD, AdamW
 
@@ -83,6 +84,21 @@ def test_answers_count_classes_from_zero():
     (answer,) = answers([{**said((0, 0, 2, 1, 1)), "masks": masks}])
     assert answer["labels"].tolist() == [1]
     assert answer["masks"].tolist() == [[[False, True]]]
+
+
+def test_what_a_network_calls_background_is_no_object():
+    found = said((0, 0, 2, 1, -1), (3, 3, 9, 9, 0))
+    (answer,) = answers([{**found, "masks": torch.ones(2, 1, 9, 9)}])
+    assert answer["boxes"].tolist() == [[3, 3, 9, 9]]
+    assert answer["labels"].tolist() == [0]
+    assert answer["masks"].shape == (1, 9, 9)
+
+
+def test_masks_as_code_and_as_numbers():
+    masks = torch.zeros(2, 4, 5, dtype=torch.bool)
+    masks[0, :2], masks[1, 1:3] = True, True
+    assert (decoded(rles(masks, None)) == masks.numpy()).all()
+    assert numbered(masks.numpy())[:, 0].tolist() == [1, 1, 2, 0]
 
 
 def test_truths_have_masks_where_the_batch_has():
@@ -161,6 +177,19 @@ def test_draws_the_truth_beside_what_was_found():
     coloured = tile.max(2) > tile.min(2)
     assert coloured[30, 30:90].all()  # the upper edge, three times as large
     assert ((beside.max(2) > beside.min(2)) == coloured).all()
+
+
+def test_draws_masks_where_there_are_masks():
+    masks = torch.zeros(1, 1, 40, 60)
+    masks[0, 0, 10:30, 10:30] = 0.9
+    network = Oracle([{**said((10, 10, 30, 30, 1)), "masks": masks}], masks=True)
+    module = detector(network, class_names=["a", "b"])
+    batch = boxes_batch([(10, 10, 30, 30, 1)], masks=[masks[0].round().byte()])
+    picture = module.draw(batch, module.predict_step(batch, 0))
+    for left in (4, 4 + 184):
+        tile = picture[4 : 4 + 120, left : left + 180]
+        assert (tile[60, 60] > 0).any()
+        assert (tile[100, 150] == 0).all()
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
