@@ -6,9 +6,12 @@ import torch
 import torchvision
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import maskrcnn_loss
+from torchvision.ops import roi_align
 
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.detection import networks, published
+from lit_imgproc.models.detection.exchange import answers
 from lit_imgproc.models.detection.networks import Padding, faster_rcnn, fcos, mask_rcnn, retinanet
 
 SMALL = {"trunk": "test_efficientnet", "fpn_channels": 64}
@@ -257,3 +260,38 @@ def test_thresholds_reach_both_kinds():
             assert network.score_thresh == 0.3
             assert network.nms_thresh == 0.4
             assert network.detections_per_img == 7
+
+
+# What torchvision's parts are relied on for ------------------------------------------------------
+
+
+def test_roi_align_of_a_constant_map_is_constant():
+    regions = torch.tensor([[0, 0.3, 1.7, 9.2, 12.9], [0, 0.0, 0.0, 16.0, 16.0]])
+    pooled = roi_align(torch.full((1, 2, 16, 16), 3.0), regions, 7, aligned=True)
+    torch.testing.assert_close(pooled, torch.full((2, 2, 7, 7), 3.0))
+
+
+def test_a_mask_is_learned_for_the_class_of_its_object_alone():
+    logits = torch.zeros(1, 3, 28, 28, requires_grad=True)
+    boxes = [torch.tensor([[0.0, 0.0, 28.0, 28.0]])]
+    masks = [torch.ones(1, 28, 28)]
+    loss = maskrcnn_loss(logits, boxes, masks, [torch.tensor([2])], [torch.tensor([0])])
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    assert (logits.grad[0, 2] < 0).all()
+    assert logits.grad[0, :2].abs().sum() == 0
+
+
+def test_masks_are_laid_out_in_their_boxes():
+    found = [{"boxes": torch.tensor([[8.0, 4.0, 24.0, 20.0]]), "labels": torch.tensor([1]),
+              "scores": torch.tensor([0.9]), "masks": torch.ones(1, 1, 28, 28)}]  # fmt: skip
+    (laid_out,) = Padding().eval().postprocess(found, [(32, 40)], [(32, 40)])
+    inside = answers([laid_out])[0]["masks"][0]
+    expected = torch.zeros(32, 40, dtype=torch.bool)
+    expected[4:20, 8:24] = True
+    wrong = (inside != expected).nonzero()
+    # torchvision lets a mask of ones fade over the pixel at the edge of its box.
+    assert len(wrong) <= 4 * 17
+    assert inside[5:19, 9:23].all()
+    assert not inside[:3].any()
+    assert not inside[:, 26:].any()
