@@ -129,7 +129,12 @@ def freeze_norms(trunk: nn.Module) -> nn.Module:
 
 def freeze_up_to(trunk: nn.Module, last: str) -> None:
     """Let the parameters of a trunk, from the image up to a module, stay as they are."""
-    names = [name for name, _ in trunk.named_parameters()]
-    end = max(i for i, name in enumerate(names) if name.startswith(f"{last}."))
-    for name in names[: end + 1]:
-        trunk.get_parameter(name).requires_grad_(False)
+    trunk.get_submodule(last)  # which has to be there
+    reached = False
+    for name, module in trunk.named_modules():
+        within = name == last or name.startswith(f"{last}.")
+        if reached and not within:
+            return
+        reached = reached or within
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)

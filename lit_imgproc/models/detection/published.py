@@ -90,7 +90,8 @@ def _torchvision(
     if frozen_norms:
         network.backbone = freeze_norms(network.backbone)
     if frozen_stem:
-        freeze_up_to(network, trunk.frozen)
+        layers, _, last = trunk.frozen.rpartition(".")
+        freeze_up_to(network.get_submodule(layers), last)
     described = {
         "architecture": _model,
         "source": "torchvision",

@@ -105,6 +105,23 @@ def test_what_torchvision_freezes_is_frozen():
     assert {"body.conv1.weight", "body.layer1.0.conv1.weight"}.isdisjoint(learned)
 
 
+def test_frozen_stems_are_those_of_torchvision_s_default():
+    with torch.device("meta"):
+        vgg = published.ssd300_vgg16(num_classes=3, frozen_stem=True)
+        mobile = published.fasterrcnn_mobilenet_v3_large_fpn(num_classes=3, frozen_stem=True)
+    frozen = {name for name, p in vgg.named_parameters() if not p.requires_grad}
+    # Four of five stages are learned: all from the first pooling on, which is number 4.
+    assert frozen == {
+        f"backbone.features.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
+    }
+    learned = [
+        int(name.split(".")[2])
+        for name, p in mobile.named_parameters()
+        if name.startswith("backbone.body.") and p.requires_grad
+    ]
+    assert min(learned) == 7  # of six stages three are learned
+
+
 def test_an_image_of_800_pixels_has_159882_anchors():
     made = networks.anchors(
         [[8.0 * s] for s in (4, 8, 16, 32, 64)], [0.5, 1, 2], (4, 8, 16, 32, 64)
