@@ -101,6 +101,8 @@ def load_trunk(network: Any, source: str) -> Normalization | None:
             f"{len(own)} tensors are missing or of another shape, such as {wrong[0]}."
         )
     trunk.load_state_dict(found, strict=False)
+    if hasattr(network, "take_from_classifier"):
+        network.take_from_classifier(state)
     return normalization
 
 

@@ -1,10 +1,12 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.backbones import WeightsUnavailable, create_timm
 from lit_imgproc.models.detection import published, weights
+from lit_imgproc.models.detection.fast_rcnn import FastRCNN
 from lit_imgproc.models.detection.networks import faster_rcnn
 from lit_imgproc.models.detection.weights import load_detector, load_trunk
 
@@ -28,6 +30,24 @@ def test_a_trunk_starts_from_the_weights_of_a_classifier(tmp_path):
         levels = network.backbone.body(image)
         reference = classifier.eval().forward_intermediates(image, intermediates_only=True)
     torch.testing.assert_close(levels[-1], reference[-1])
+
+
+def test_fast_r_cnn_takes_the_fully_connected_layers_of_vgg_too(tmp_path):
+    network = FastRCNN("test_efficientnet", num_classes=2, head_channels=32)
+    classifier = create_timm("test_efficientnet", 7, 3).state_dict()
+    channels = network.fc6.in_features // 49
+    given = {
+        "pre_logits.fc1.weight": torch.rand(32, channels, 7, 7),
+        "pre_logits.fc1.bias": torch.rand(32),
+        "pre_logits.fc2.weight": torch.rand(32, 32, 1, 1),
+        "pre_logits.fc2.bias": torch.rand(32),
+    }
+    torch.save(classifier | given, tmp_path / "vgg.pth")
+    load_trunk(network, str(tmp_path / "vgg.pth"))
+    pooled = torch.rand(1, channels, 7, 7)
+    expected = F.conv2d(pooled, given["pre_logits.fc1.weight"], given["pre_logits.fc1.bias"])
+    torch.testing.assert_close(network.fc6(pooled.flatten(1)), expected.flatten(1))
+    assert network.fc7.bias.equal(given["pre_logits.fc2.bias"])
 
 
 def test_flattened_names_of_timm_are_understood(tmp_path):
