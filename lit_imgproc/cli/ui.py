@@ -1,11 +1,15 @@
 """``lit-imgproc ui``."""
 
 import os
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from lit_imgproc.cli.arguments import Uri
+
+GRACE = 10
+"""Seconds that the server has to end."""
 
 
 def ui(
@@ -46,7 +50,7 @@ def ui(
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
     # Ended as by Ctrl-C, so that the server does not outlive this command.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    process = subprocess.Popen(ui_command(store, port), env=environment)
+    process = subprocess.Popen(ui_command(store, port), env=environment, start_new_session=True)
     try:
         while not _answers(server):
             if process.poll() is not None:
@@ -60,6 +64,11 @@ def ui(
         pass
     finally:
         process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        # The server is several processes, and now and then one of them does not heed that.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
