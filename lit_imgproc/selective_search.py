@@ -295,14 +295,8 @@ def without_twins(boxes: Values, most: int) -> Values:
         boxes: ``[N,4]``, xyxy, none without area, the best first.
         most: So many at most.
     """
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    left = np.arange(len(boxes))
-    kept: list[int] = []
-    while len(left) and len(kept) < most:
-        best, left = int(left[0]), left[1:]
-        kept.append(best)
-        low = np.maximum(boxes[best, :2], boxes[left, :2])
-        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
-        shared = (high - low).clip(0).prod(1)
-        left = left[shared <= TWINS * (areas[best] + areas[left] - shared)]
-    return boxes[kept]
+    import torch
+    from torchvision.ops import nms
+
+    best_first = torch.arange(len(boxes), 0, -1, dtype=torch.float64)
+    return np.asarray(boxes[nms(torch.from_numpy(boxes), best_first, TWINS).numpy()[:most]])

@@ -13,7 +13,7 @@ from lit_imgproc.explain.gradcam import grad_cam, unit_range
 from lit_imgproc.models.base import Batch, ImageModule
 from lit_imgproc.models.detection.attribution import BoxTarget
 
-DRAWN = ("image", "label", "boxes", "labels", "geometry", "id")
+DRAWN = ("image", "label", "boxes", "labels", "masks", "geometry", "id")
 """What pictures are drawn of."""
 
 

@@ -103,7 +103,9 @@ def log_model(experiment: "Experiment", tracker: "MLflowTracker", checkpoint: Pa
     module, data = rebuild(experiment.frozen, checkpoint), experiment.datamodule
     try:
         network = module.export_network()
-    except UserError as error:  # no family's fault: the run says it, and not every training
+    except UserError as error:  # what a family cannot do: only who asked for it is told aloud
+        if experiment.tracking.get("register"):
+            log.warning("no model was registered: %s", error)
         tracker.set_tag("model.error", str(error))
         return
     count = data.splits()["val"]

@@ -1,6 +1,6 @@
 """Fast R-CNN: one pass of the trunk an image, and a vector of each proposed region (1504.08083)."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,9 @@ from torchvision.ops import RoIPool, batched_nms, clip_boxes_to_image
 
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.backbones import State
-from lit_imgproc.models.detection.networks import Count, Padding, Share
+from lit_imgproc.models.detection.networks import Count, Padding, Share, finish
 from lit_imgproc.models.detection.regions import draw, match, usable
-from lit_imgproc.models.pyramid import (
-    Stride,
-    freeze_norms,
-    freeze_up_to,
-    stage_of,
-    timm_features,
-)
+from lit_imgproc.models.pyramid import FeaturePyramid, Stride
 
 Rate = Annotated[float, Ge(0), Lt(1)]
 Ranks = Annotated[list[Count], Len(2, 2)]
@@ -67,6 +61,7 @@ class FastRCNN(nn.Module):
     """
 
     takes_proposals: ClassVar[bool] = True
+    transform: Padding
 
     def __init__(
         self,
@@ -89,26 +84,9 @@ class FastRCNN(nn.Module):
         box_detections_per_img: Count = 100,
     ) -> None:
         super().__init__()
-        body: Any = timm_features(trunk, in_channels, [stride])
-        cfg = body.pretrained_cfg
-        name = cfg["architecture"]
-        self.pretrained_cfg = {
-            "trunk": f"{name}.{cfg['tag']}" if cfg.get("tag") else name,
-            "first_conv": f"backbone.body.{cfg['first_conv']}",
-            "classifier": ("cls_score", "bbox_pred"),
-            "attribution_layer": f"backbone.body.{stage_of(body, stride)}",
-            "mean": cfg["mean"],
-            "std": cfg["std"],
-        }
-        (channels,) = body.feature_info.channels()
-        if frozen_norms:
-            body = freeze_norms(body)
-        if frozen_to is not None:
-            freeze_up_to(body, stage_of(body, frozen_to))
-        self.transform = Padding()
-        self.backbone = nn.ModuleDict({"body": body})
+        self.backbone = FeaturePyramid(trunk, in_channels, [stride], None, "pool")
         self.roi_pool = RoIPool(POOLED, 1 / stride)
-        self.fc6 = nn.Linear(channels * POOLED**2, head_channels)
+        self.fc6 = nn.Linear(self.backbone.out_channels * POOLED**2, head_channels)
         self.fc7 = nn.Linear(head_channels, head_channels)
         self.drop = nn.Dropout(drop_rate)
         self.cls_score = nn.Linear(head_channels, num_classes + 1)
@@ -131,6 +109,7 @@ class FastRCNN(nn.Module):
                 shape = "x".join(map(str, layer.weight.shape))
                 raise UserError(f"svd_ranks: {rank} is more than a layer of {shape} has")
         self._compressed: tuple[object, tuple[nn.Module, nn.Module]] | None = None
+        finish(self, self.backbone, frozen_to, frozen_norms)
 
     def take_from_classifier(self, state: State) -> None:
         """Let the fully connected layers start from those of timm's VGG, where it is the trunk."""
@@ -150,9 +129,7 @@ class FastRCNN(nn.Module):
         """Losses in training, what was found in evaluation: see the class."""
         assert proposals is not None
         padded, _ = self.transform(images)
-        (features,) = self.backbone["body"](padded.tensors)
-        if str(getattr(self.backbone["body"], "output_fmt", "NCHW")).endswith("NHWC"):
-            features = features.permute(0, 3, 1, 2)
+        (features,) = self.backbone(padded.tensors).values()
         regions = [
             usable(boxes[: self.max_proposals], *size)
             for boxes, size in zip(proposals, padded.image_sizes, strict=True)

@@ -40,8 +40,10 @@ HEADS = {
     "roi_heads.mask_predictor.mask_fcn_logits": 1,
     "head.classification_head.cls_logits": 1,
     "head.classification_head.module_list": 1,
+    "cls_score": 1,
+    "bbox_pred": 4,
 }
-"""Layers of torchvision's detectors that have outputs for each class, and how many."""
+"""Layers of detectors that have outputs for each class, and how many."""
 
 
 class Padding(GeneralizedRCNNTransform):  # type: ignore[misc]  # untyped
@@ -110,24 +112,20 @@ def faster_rcnn(
         box_detections_per_img: detections an image, at most.
     """
     backbone = FeaturePyramid(trunk, in_channels, strides, fpn_channels, "pool")
-    sizes = anchor_sizes or [[8.0 * stride] for stride in backbone.strides]
-    network = FasterRCNN(
+    network = _two_stages(
+        FasterRCNN,
         backbone,
-        rpn_anchor_generator=anchors(sizes, aspect_ratios, backbone.strides),
-        rpn_pre_nms_top_n_train=rpn_post_nms_top_n_train,
-        rpn_pre_nms_top_n_test=rpn_post_nms_top_n_test,
-        rpn_post_nms_top_n_train=rpn_post_nms_top_n_train,
-        rpn_post_nms_top_n_test=rpn_post_nms_top_n_test,
+        num_classes,
+        head_channels,
+        anchors(anchor_sizes or _usual(backbone), aspect_ratios, backbone.strides),
+        (rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
         rpn_batch_size_per_image=rpn_batch_size_per_image,
-        box_roi_pool=MultiScaleRoIAlign(backbone.names, output_size=7, sampling_ratio=2),
-        box_head=TwoMLPHead(backbone.out_channels * 7 * 7, head_channels),
-        box_predictor=FastRCNNPredictor(head_channels, num_classes + 1),
         box_batch_size_per_image=box_batch_size_per_image,
         box_score_thresh=box_score_thresh,
         box_nms_thresh=box_nms_thresh,
         box_detections_per_img=box_detections_per_img,
     )
-    return _finished(network, backbone, frozen_to, frozen_norms)
+    return finish(network, backbone, frozen_to, frozen_norms)
 
 
 def mask_rcnn(
@@ -174,18 +172,14 @@ def mask_rcnn(
         box_detections_per_img: detections an image, at most.
     """
     backbone = FeaturePyramid(trunk, in_channels, strides, fpn_channels, "pool")
-    sizes = anchor_sizes or [[8.0 * stride] for stride in backbone.strides]
-    network = MaskRCNN(
+    network = _two_stages(
+        MaskRCNN,
         backbone,
-        rpn_anchor_generator=anchors(sizes, aspect_ratios, backbone.strides),
-        rpn_pre_nms_top_n_train=rpn_post_nms_top_n_train,
-        rpn_pre_nms_top_n_test=rpn_post_nms_top_n_test,
-        rpn_post_nms_top_n_train=rpn_post_nms_top_n_train,
-        rpn_post_nms_top_n_test=rpn_post_nms_top_n_test,
+        num_classes,
+        head_channels,
+        anchors(anchor_sizes or _usual(backbone), aspect_ratios, backbone.strides),
+        (rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
         rpn_batch_size_per_image=rpn_batch_size_per_image,
-        box_roi_pool=MultiScaleRoIAlign(backbone.names, output_size=7, sampling_ratio=2),
-        box_head=TwoMLPHead(fpn_channels * 7 * 7, head_channels),
-        box_predictor=FastRCNNPredictor(head_channels, num_classes + 1),
         box_batch_size_per_image=box_batch_size_per_image,
         box_score_thresh=box_score_thresh,
         box_nms_thresh=box_nms_thresh,
@@ -194,7 +188,7 @@ def mask_rcnn(
         mask_head=MaskRCNNHeads(fpn_channels, (mask_channels,) * 4, 1),
         mask_predictor=MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1),
     )
-    return _finished(network, backbone, frozen_to, frozen_norms)
+    return finish(network, backbone, frozen_to, frozen_norms)
 
 
 def retinanet(
@@ -238,7 +232,7 @@ def retinanet(
         nms_thresh=nms_thresh,
         detections_per_img=detections_per_img,
     )
-    return _finished(network, backbone, frozen_to, frozen_norms)
+    return finish(network, backbone, frozen_to, frozen_norms)
 
 
 def fcos(
@@ -279,7 +273,41 @@ def fcos(
         nms_thresh=nms_thresh,
         detections_per_img=detections_per_img,
     )
-    return _finished(network, backbone, frozen_to, frozen_norms)
+    return finish(network, backbone, frozen_to, frozen_norms)
+
+
+def _two_stages(
+    kind: Any,
+    backbone: FeaturePyramid,
+    num_classes: int,
+    head_channels: int,
+    generator: AnchorGenerator,
+    regions: tuple[int, int],
+    **own: Any,
+) -> nn.Module:
+    """Torchvision's network of two stages on a pyramid; ``own`` are arguments of its own.
+
+    Before they are rid of doubles, as many ``regions`` of each level are looked at as are left of
+    all of them.
+    """
+    train, test = regions
+    made: nn.Module = kind(
+        backbone,
+        rpn_anchor_generator=generator,
+        rpn_pre_nms_top_n_train=train,
+        rpn_pre_nms_top_n_test=test,
+        rpn_post_nms_top_n_train=train,
+        rpn_post_nms_top_n_test=test,
+        box_roi_pool=MultiScaleRoIAlign(backbone.names, output_size=7, sampling_ratio=2),
+        box_head=TwoMLPHead(backbone.out_channels * 7 * 7, head_channels),
+        box_predictor=FastRCNNPredictor(head_channels, num_classes + 1),
+        **own,
+    )
+    return made
+
+
+def _usual(backbone: FeaturePyramid) -> AnchorSizes:
+    return [[8.0 * stride] for stride in backbone.strides]
 
 
 def anchors(sizes: AnchorSizes, ratios: Ratios, strides: Sequence[int]) -> AnchorGenerator:
@@ -303,7 +331,7 @@ def describe(network: nn.Module, cfg: dict[str, Any]) -> None:
     network.pretrained_cfg = cfg | {"classifier": heads}  # type: ignore[assignment]
 
 
-def _finished(
+def finish(
     network: Any, backbone: FeaturePyramid, frozen_to: Stride | None, frozen_norms: bool
 ) -> nn.Module:
     """Take scaling and normalizing out, freeze what is to stay, and say what it is made of."""
