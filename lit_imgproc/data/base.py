@@ -92,6 +92,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     suffixes: ClassVar[frozenset[str]] = IMAGE_SUFFIXES
     """What files of this kind of data end with."""
 
+    dimensions: ClassVar[Literal[2, 3]] = 2
+    """Of what a network sees: 2 of images and of slices, 3 of volumes."""
+
     on_error: OnError = "stop"
     """What happens at an image that cannot be read; a subclass that reads lazily lets choose."""
 

@@ -133,7 +133,7 @@ class Readable(Dataset[Sample]):
 def collate(fetched: Fetched) -> Any:
     """A batch of what :class:`Readable` fetched, with what was left out of it as ``skipped``.
 
-    What is :data:`RAGGED` stays a list, and so do images of different sizes.
+    What is :data:`RAGGED` stays a list, and so do images, masks and the like of different sizes.
     """
     if isinstance(fetched, DataError):
         return fetched
@@ -144,7 +144,7 @@ def collate(fetched: Fetched) -> Any:
     else:
         samples = [_as_tensor(sample) for sample in samples]
     listed = {key for key in samples[0] if key in RAGGED}
-    for key in ("image", "mask"):
+    for key in ("image", "mask", "weight", "instances"):
         if key in samples[0] and len({sample[key].shape for sample in samples}) > 1:
             listed.add(key)
     batch = default_collate([_without(sample, listed) for sample in samples])

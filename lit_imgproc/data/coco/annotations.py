@@ -69,6 +69,18 @@ class Source(ABC):
             DataError: A file that is read for this cannot be.
         """
 
+    def numbered(self, index: int, size: Size) -> NDArray[np.uint16] | None:
+        """The number of the object of each pixel, at a size, where semantic masks are made of it.
+
+        0 is background, and the mask 1 in objects. None has the number 255: it stands for pixels to
+        be ignored, as in masks, so that augmentation moves numbers as it moves masks. ``None``:
+        classes of pixels are known, and no objects.
+
+        Raises:
+            DataError: A file that is read for this cannot be.
+        """
+        return None
+
     @abstractmethod
     def captions(self, index: int) -> list[str]:
         """What people wrote about an image."""

@@ -20,7 +20,8 @@ from lit_imgproc.data.base import (
     raise_all,
 )
 from lit_imgproc.data.coco.annotations import BACKGROUND, Source, Table
-from lit_imgproc.data.coco.dataset import AnnotatedDataset, Target
+from lit_imgproc.data.coco.borders import Borders
+from lit_imgproc.data.coco.dataset import AnnotatedDataset, Survey, Target
 from lit_imgproc.data.coco.grouping import GroupedBatches, aspect_groups
 from lit_imgproc.data.coco.listing import Listing
 from lit_imgproc.data.coco.proposals import MOST, ProposalCache, shown
@@ -41,7 +42,7 @@ ProposalCount = Annotated[int, Gt(0), Le(MOST)] | None
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPELLINGS: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
+    "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test",),
 }
@@ -82,12 +83,14 @@ class Found:
     """What annotations tell.
 
     Attributes:
-        class_names: The names of the classes of objects.
+        class_names: The names of the classes.
         listings: The images of each split; those that are missing are held out.
+        background: Whether semantic masks have a class 0 beside these.
     """
 
     class_names: list[str]
     listings: Mapping[Split, Listing]
+    background: bool = True
 
 
 class AnnotatedData(ImageDataModule):
@@ -108,7 +111,13 @@ class AnnotatedData(ImageDataModule):
         proposals: How many boxes of selective search an image has beside its own.
         augment: What training does; see :mod:`lit_imgproc.data.transforms`.
         batch_size: See :class:`~lit_imgproc.data.base.ImageDataModule`, as for the others.
+
+    Attributes:
+        borders: What training makes of the objects of semantic masks; see
+            :class:`~lit_imgproc.data.coco.dataset.AnnotatedDataset`.
     """
+
+    borders: Borders | None = None
 
     def __init__(
         self,
@@ -129,7 +138,7 @@ class AnnotatedData(ImageDataModule):
         self.on_error, self.proposals = on_error, proposals
         self.root, self.target, self.loading = Path(root), target, loading
         self.augment = augment or {"train": "none"}
-        self._statistics: tuple[list[float], list[float]] = ([], [])
+        self._surveys: dict[Split, Survey] = {}
 
     @abstractmethod
     def find(self) -> Found:
@@ -144,19 +153,25 @@ class AnnotatedData(ImageDataModule):
         return self.loading.spec(self.loading.sides[-1])
 
     def facts(self) -> dict[str, Any]:
-        """Classes, channels, size, and the statistics of the training images."""
+        """Classes, channels, size, and the statistics of the training images.
+
+        For semantic masks ``class_counts`` are the pixels of each class in up to 1,000 of them.
+        """
         names, spec = list(self.dataset("train").class_names), self.input_spec()
-        mean, std = self._statistics
-        return {
+        survey = self._surveys["train"]
+        facts = {
             "num_classes": len(names),
             "class_names": names,
             "in_channels": spec.channels,
-            "mean": mean,
-            "std": std,
+            "mean": survey.mean,
+            "std": survey.std,
             "value_range": list(spec.value_range),
             "image_size": list(spec.size),
             "multilabel": self.target == "labels",
         }
+        if self.target == "semantic":
+            facts["class_counts"] = survey.class_counts
+        return facts
 
     def read(self) -> dict[Split, ImageDataset]:
         """Read the annotations, look at every image's header and decode a sample of each split."""
@@ -168,7 +183,8 @@ class AnnotatedData(ImageDataModule):
         if self.loading.empty == "drop" and isinstance(train := sources["train"], Table):
             sources["train"] = train.select(np.flatnonzero(train.counts))
         names = found.class_names
-        names = [BACKGROUND, *names] if self.target == "semantic" else names
+        if self.target == "semantic" and found.background:
+            names = [BACKGROUND, *names]
         datasets: dict[Split, ImageDataset] = {}
         for split in SPLITS:
             if split == "test" and sources["test"] is sources["val"]:
@@ -242,13 +258,11 @@ class AnnotatedData(ImageDataModule):
     ) -> tuple[AnnotatedDataset, list[str]]:
         """A split without those of the looked-at images that cannot be read, and why not."""
         dataset = self._dataset(split, source, names)
-        statistics, unreadable = dataset.survey()
-        if unreadable:
-            kept = np.setdiff1d(np.arange(len(source)), list(unreadable))
+        survey = self._surveys[split] = dataset.survey()
+        if survey.problems:
+            kept = np.setdiff1d(np.arange(len(source)), list(survey.problems))
             dataset = self._dataset(split, source.select(kept), names)
-        if split == "train":
-            self._statistics = statistics
-        return dataset, list(unreadable.values())
+        return dataset, list(survey.problems.values())
 
     def _dataset(self, split: Split, source: Source, names: list[str]) -> AnnotatedDataset:
         spec, scales, augment = self.input_spec(), [], None
@@ -257,7 +271,9 @@ class AnnotatedData(ImageDataModule):
             if self.augment["train"] != "none":
                 smallest = min(self.loading.sides)
                 augment = Augment(self.augment["train"], smallest, spec.channels)
-        return AnnotatedDataset(self.root, source, names, self.target, spec, scales, augment)
+        dataset = AnnotatedDataset(self.root, source, names, self.target, spec, scales, augment)
+        dataset.borders = self.borders
+        return dataset
 
     def _defects(self, listings: Mapping[Split, Listing]) -> list[str]:
         """Count what was repaired, or return a sentence for each that is refused."""

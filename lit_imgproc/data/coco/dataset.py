@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,15 +13,32 @@ from numpy.typing import NDArray
 
 from lit_imgproc.data.base import DataError, ImageDataset, available_cpus
 from lit_imgproc.data.coco.annotations import Objects, Source
+from lit_imgproc.data.coco.borders import Borders
 from lit_imgproc.data.coco.proposals import Proposals
 from lit_imgproc.data.decode import read_image
 from lit_imgproc.data.imagenet.datasets import SAMPLE, pixel_statistics
-from lit_imgproc.data.transforms import Augment
+from lit_imgproc.data.transforms import IGNORE, Augment
 from lit_imgproc.geometry import geometry_of
 from lit_imgproc.inputs import InputSpec
 
 Target = Literal["boxes", "instances", "semantic", "labels", "captions"]
 Pixels = NDArray[np.uint8]
+
+
+class Survey(NamedTuple):
+    """What some images of a split are like, as evaluation sees them.
+
+    Attributes:
+        mean: Of each channel, of pixels in [0, 1].
+        std: Of each channel.
+        class_counts: Pixels of each class in semantic masks.
+        problems: By the index of an image, why it cannot be used.
+    """
+
+    mean: list[float]
+    std: list[float]
+    class_counts: list[int]
+    problems: dict[int, str]
 
 
 class AnnotatedDataset(ImageDataset):
@@ -31,7 +48,10 @@ class AnnotatedDataset(ImageDataset):
       ``[N]``, which are indices of ``class_names``; ``iscrowd`` int64 ``[N]``; ``area`` float32
       ``[N]``, in pixels of the item's image.
     - ``instances``: these and ``masks`` uint8 ``[N,H,W]``.
-    - ``semantic``: ``mask`` int64 ``[H,W]``, 255 = ignore.
+    - ``semantic``: ``mask`` int64 ``[H,W]``, 255 = ignore. Where it is of objects that are told
+      apart, an item of evaluation has ``instances`` int64 ``[H,W]``, too, the number of each
+      pixel's object, 0 = none; and one of training, if the data set has ``borders``, ``weight``
+      float32 ``[H,W]``, how much each pixel counts.
     - ``labels``: ``label``, float32 ``[K]``: 1 for each class that is in the image.
     - ``captions``: ``captions``, a list of str.
 
@@ -53,9 +73,12 @@ class AnnotatedDataset(ImageDataset):
 
     Attributes:
         proposals: Where boxes of selective search are taken from, if samples are to have them.
+        borders: What training makes of objects that are told apart; ``None`` takes them as they
+            are.
     """
 
     proposals: Proposals | None = None
+    borders: Borders | None = None
 
     def __init__(
         self,
@@ -85,6 +108,8 @@ class AnnotatedDataset(ImageDataset):
         stored, image = image.shape[:2], self.spec(image)
         size = (image.shape[0], image.shape[1])
         found = self._found(index, size)
+        if (numbers := found.get("numbers")) is not None:
+            found = {"mask": numbers > 0, "instances": numbers}
         geometry = geometry_of(self._path(index), (stored[0], stored[1]), size)
         return {**self._item(index, image, found), "geometry": geometry}
 
@@ -94,6 +119,9 @@ class AnnotatedDataset(ImageDataset):
             # The seed's high bits: the low ones set the state of the augmentation's generator.
             image = self.scales[(sample_seed >> 32) % len(self.scales)](image)
         found = self._found(index, (image.shape[0], image.shape[1]))
+        numbers = found.pop("numbers", None)
+        if numbers is not None:
+            found["mask"] = numbers  # they move as classes do
         if self.augment is not None:
             try:
                 image, found = self._augmented(image, found, sample_seed)
@@ -102,6 +130,8 @@ class AnnotatedDataset(ImageDataset):
                     f"{self._path(index)}: augment.train fails on this image of "
                     f"{image.shape[0]}x{image.shape[1]}: {error}"
                 ) from error
+        if numbers is not None:
+            found = self._learned(found["mask"])
         return self._item(index, image, found)
 
     def _found(self, index: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -109,6 +139,9 @@ class AnnotatedDataset(ImageDataset):
         if self.target == "captions":
             return {"captions": self.source.captions(index)}
         if self.target == "semantic":
+            numbers = self.source.numbered(index, size)
+            if numbers is not None:
+                return {"numbers": numbers}
             return {"mask": self.source.semantic(index, size)}
         if self.target == "labels":
             present = np.zeros(len(self.class_names), np.float32)
@@ -149,6 +182,12 @@ class AnnotatedDataset(ImageDataset):
         rest = {key: value[kept[own]] for key, value in found.items() if key not in moved}
         return moved.pop("image"), {**rest, **moved}
 
+    def _learned(self, numbers: NDArray[np.uint16]) -> dict[str, Any]:
+        """What is learned of the numbers of objects."""
+        if self.borders is not None:
+            return self.borders(numbers)
+        return {"mask": np.where(numbers == IGNORE, IGNORE, numbers > 0)}
+
     def _item(self, index: int, image: Pixels, found: dict[str, Any]) -> dict[str, Any]:
         if "masks" in found:  # what is cut off but for its box, or too small to be seen
             seen = found["masks"].max((1, 2), initial=0) > 0
@@ -157,8 +196,9 @@ class AnnotatedDataset(ImageDataset):
                     key: value if key == "proposals" else value[seen]
                     for key, value in found.items()
                 }
-        if "mask" in found:
-            found = {"mask": found["mask"].astype(np.int64)}
+        for key in ("mask", "instances"):
+            if key in found:
+                found = {**found, key: found[key].astype(np.int64)}
         item = {
             key: torch.from_numpy(np.ascontiguousarray(value))
             for key, value in found.items()
@@ -184,29 +224,33 @@ class AnnotatedDataset(ImageDataset):
     def _path(self, index: int) -> str:
         return os.path.join(self.root, self.names[index])
 
-    def survey(self) -> tuple[tuple[list[float], list[float]], dict[int, str]]:
-        """Look at up to 1,000 images, evenly spaced, as evaluation sees them.
-
-        Returns:
-            Mean and deviation of each channel's ``[0,1]`` pixels, and why images cannot be used.
-        """
+    def survey(self) -> Survey:
+        """Look at up to 1,000 images, evenly spaced, as evaluation sees them."""
         count = min(len(self), SAMPLE)
         chosen = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
         problems: dict[int, str] = {}
+        counts = np.zeros(IGNORE + 1, np.int64)
 
-        def load(index: int) -> Pixels | None:
+        def load(index: int) -> tuple[Pixels, NDArray[np.int64]] | None:
             try:
-                pixels: Pixels = self[index]["image"].permute(1, 2, 0).numpy()
+                sample = self[index]
             except DataError as error:
                 problems[index] = str(error)
                 return None
-            return pixels
+            mask = sample.get("mask", torch.zeros(0, dtype=torch.int64)).ravel()
+            pixels: Pixels = sample["image"].permute(1, 2, 0).numpy()
+            return pixels, np.bincount(mask.numpy(), minlength=len(counts))
+
+        def images(found: Iterable[tuple[Pixels, NDArray[np.int64]] | None]) -> Iterator[Pixels]:
+            for one in found:
+                if one is not None:
+                    counts[:] += one[1]
+                    yield one[0]
 
         with ThreadPoolExecutor(available_cpus(limit=8)) as pool:  # decoding releases the GIL
-            result = pixel_statistics(
-                image for image in pool.map(load, chosen) if image is not None
-            )
-        return result, dict(sorted(problems.items()))
+            mean, std = pixel_statistics(images(pool.map(load, chosen)))
+        of_classes = counts[: len(self.class_names)].tolist()
+        return Survey(mean, std, of_classes, dict(sorted(problems.items())))
 
     def update_digest(self, digest: "hashlib._Hash") -> None:
         """Feed the class names and each image's name, annotations and bytes to a digest."""

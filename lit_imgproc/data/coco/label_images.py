@@ -1,13 +1,13 @@
 """Images beside label images of their objects, as microscopy has them."""
 
-import csv
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from lit_imgproc.data.base import BatchSize, DataError, NumWorkers, Split, raise_all
+from annotated_types import Gt
+
+from lit_imgproc.data.base import BatchSize, DataError, NumWorkers, Split
 from lit_imgproc.data.coco import toy
 from lit_imgproc.data.coco.base import (
-    SPELLINGS,
     AnnotatedData,
     Fit,
     Found,
@@ -17,11 +17,16 @@ from lit_imgproc.data.coco.base import (
     Side,
     Sides,
 )
+from lit_imgproc.data.coco.borders import Borders
 from lit_imgproc.data.coco.labels import LABEL_SUFFIXES, LabelListing
 from lit_imgproc.data.coco.listing import by_stem, list_folder
+from lit_imgproc.data.coco.split_index import read_index
 from lit_imgproc.data.decode import IMAGE_SUFFIXES
 from lit_imgproc.data.readable import OnError
 from lit_imgproc.data.transforms import AugmentChoice
+from lit_imgproc.errors import UserError
+
+Positive = Annotated[float, Gt(0)]
 
 
 class LabelImages(AnnotatedData):
@@ -29,6 +34,10 @@ class LabelImages(AnnotatedData):
 
     0 is background; numbers need not be without gaps. A label image has the name of its image, up
     to the suffix, and its size. They are read with each sample, so that nothing of them is kept.
+
+    With ``target: semantic`` all objects are 1 in masks. So that what was learned can be scored by
+    the object, evaluation has their numbers beside; and so that it learns to keep them apart,
+    training can have ``border_weight``, the weighted borders of arXiv:1505.04597.
 
     Example:
         >>> data = LabelImages(root="data/nuclei", index="index.csv", class_name="nucleus")
@@ -44,6 +53,11 @@ class LabelImages(AnnotatedData):
         class_name: What the objects are.
         target: See :class:`~lit_imgproc.data.coco.coco_json.CocoData`, as for the other arguments;
             there are no ``captions``.
+        border_weight: What a gap of no width between two objects adds to the weight of a pixel, 10
+            in the paper; where objects touch, background is put between them. For
+            ``target: semantic``; ``None`` takes masks as they are.
+        border_sigma: How fast that falls with the width of the gap, in pixels as networks see them;
+            see :class:`~lit_imgproc.data.coco.borders.Borders`.
         image_size: Shorter side of the images that networks see, in pixels, or several.
         max_size: What the longer side must not exceed.
         resize: ``fit``, ``squash`` or ``none``.
@@ -59,6 +73,7 @@ class LabelImages(AnnotatedData):
         seed: Seed of the order of the images and of their augmentations.
 
     Raises:
+        UserError: ``border_weight`` is given, and not for semantic masks.
         DataError: When it is prepared, with one line for everything that is wrong.
     """
 
@@ -71,6 +86,8 @@ class LabelImages(AnnotatedData):
         index: str | None = None,
         class_name: str = "object",
         target: Literal["boxes", "instances", "semantic"] = "instances",
+        border_weight: Positive | None = None,
+        border_sigma: Positive = 5.0,
         image_size: Sides = 256,
         max_size: Side = 1333,
         resize: Fit = "fit",
@@ -108,6 +125,10 @@ class LabelImages(AnnotatedData):
         )
         self.images, self.labels, self.index = images, labels, index
         self.class_name = class_name
+        if border_weight is not None:
+            if target != "semantic":
+                raise UserError(f"data.border_weight is for semantic, not for target={target}")
+            self.borders = Borders(border_weight, border_sigma)
 
     def find(self) -> Found:
         """Pair the files of both folders."""
@@ -118,7 +139,7 @@ class LabelImages(AnnotatedData):
         splits = self._splits(sorted({*images, *labels}))
         listings: dict[Split, LabelListing] = {}
         for split, stems in splits.items():
-            listing = listings[split] = LabelListing(self.root, True, False, 1)
+            listing = listings[split] = LabelListing(self.root, True)
             for stem in stems:
                 self._pair(listing, stem, images.get(stem, []), labels.get(stem, []))
         return Found([self.class_name], listings)
@@ -136,36 +157,7 @@ class LabelImages(AnnotatedData):
     def _splits(self, stems: list[str]) -> dict[Split, list[str]]:
         if self.index is None:
             return {"train": stems}
-        path = self.root / self.index
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, restval="")
-                columns, rows = reader.fieldnames or [], list(enumerate(reader, start=2))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read ({error}).") from error
-        if missing := {"id", "split"} - set(columns):
-            raise DataError(f"{path}: has no column {' and no column '.join(sorted(missing))}.")
-        found: dict[Split, list[str]] = {}
-        lines: dict[str, int] = {}
-        problems: list[str] = []
-        for number, row in rows:
-            split = next((s for s, words in SPELLINGS.items() if row["split"] in words), None)
-            before = lines.setdefault(row["id"], number)
-            if split is None:
-                problems.append(f"{path}:{number}: split is {row['split']!r}; train, val or test.")
-            elif before != number:
-                problems.append(f"{path}:{number}: {row['id']} is in line {before}, too.")
-            else:
-                found.setdefault(split, []).append(row["id"])
-        if "train" not in found:
-            problems.append(f"{path}: lists no training images.")
-        problems += [
-            f"{self.root / self.images / stem}: is not listed in {path}."
-            for stem in stems
-            if stem not in lines
-        ]
-        raise_all(problems)
-        return found
+        return read_index(self.root / self.index, self.root / self.images, stems)
 
     @classmethod
     def write_toy(cls, root: Path) -> None:

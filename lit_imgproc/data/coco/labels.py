@@ -3,10 +3,10 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -29,7 +29,60 @@ Numbers = NDArray[np.int32]
 LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp"})
 MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L"})
 """Pillow's kinds of images whose pixels are integers; those of a palette stay its indices."""
-MOST_OBJECTS = 2**16 - 1
+MOST_OBJECTS = 2**16 - 2
+"""What fits into 16 bits beside 0 and 255."""
+
+
+class MaskValues(NamedTuple):
+    """What the values of label images of classes mean.
+
+    Attributes:
+        classes: int16: the class of each value from 0, and last that of all that are higher; 255
+            to be ignored, -1 to be refused.
+        settings: Where that is set, for who is refused.
+    """
+
+    classes: NDArray[np.int16]
+    settings: str
+
+    @classmethod
+    def of(
+        cls,
+        values: Sequence[Sequence[int]],
+        ignored: Iterable[int] = (),
+        others: Literal[255, -1] = -1,
+        settings: str = "data.class_names",
+    ) -> Self:
+        """From the values of each class; 255 is to be ignored where it is of none.
+
+        Args:
+            values: Of each class.
+            ignored: Further values to ignore.
+            others: What the values are that are not told of.
+            settings: See :class:`MaskValues`.
+        """
+        ignored = [IGNORE, *ignored]
+        highest = max(*ignored, *(value for some in values for value in some))
+        classes = np.full(highest + 2, others, np.int16)
+        classes[ignored] = IGNORE
+        for number, some in enumerate(values):
+            classes[list(some)] = number
+        return cls(classes, settings)
+
+    def read(self, path: str, numbers: Numbers) -> Mask:
+        """The classes of the pixels of a file, uint8 ``[H,W]``.
+
+        Raises:
+            DataError: There are values that are of no class.
+        """
+        found = self.classes[np.minimum(numbers, len(self.classes) - 1)]
+        if (found < 0).any():
+            unknown = np.unique(numbers[found < 0])[:9].tolist()
+            raise DataError(
+                f"{path}: has pixels of the values {unknown}, which are of no class "
+                f"({self.settings})."
+            )
+        return found.astype(np.uint8)
 
 
 class LabelFiles(Source):
@@ -39,9 +92,10 @@ class LabelFiles(Source):
         root: The folder that all names are relative to.
         names: See :class:`Source`, as for ``sizes``.
         instances: For each image a file whose pixels are numbers of objects; 0 is background.
-        classes: For each image a file whose pixels are numbers of classes, from 1; 0 is background
-            and 255 to be ignored, in ``instances`` then, too. ``None``: all objects are of one.
-        num_classes: How many classes there are.
+        classes: For each image a file whose pixels stand for classes, 255 to be ignored, in
+            ``instances`` then, too, where 0 must be background and objects are of the classes from
+            1. ``None``: all objects are of one.
+        values: What the values in these are.
     """
 
     def __init__(
@@ -51,24 +105,16 @@ class LabelFiles(Source):
         sizes: NDArray[np.int32],
         instances: Sequence[str] | None,
         classes: Sequence[str] | None,
-        num_classes: int,
+        values: MaskValues | None,
     ) -> None:
         self.root, self.names, self.sizes = root, Names(names), sizes
         self.instances = None if instances is None else Names(instances)
         self.classes = None if classes is None else Names(classes)
-        self.num_classes = num_classes
+        self.values = values
 
     def objects(self, index: int, size: Size | None = None) -> Objects:
         """Every number of the label image but 0 is an object; its box is around all its pixels."""
-        assert self.instances is not None
-        numbers = self._read(self.instances, index)
-        if self.classes is not None:
-            numbers[numbers == IGNORE] = 0
-        counts = np.bincount(numbers.ravel())
-        counts[0] = 0
-        there = np.flatnonzero(counts)
-        if len(there) > MOST_OBJECTS:
-            raise DataError(f"{self._path(self.instances, index)}: has {len(there)} objects.")
+        numbers, counts, there = self._numbers(index)
         dense = np.zeros(len(counts), np.uint16)
         dense[there] = np.arange(1, len(there) + 1)
         numbered = dense[numbers]
@@ -83,14 +129,21 @@ class LabelFiles(Source):
         )
 
     def semantic(self, index: int, size: Size) -> Mask:
-        """The class of each pixel, or 1 where there is an object."""
-        if self.classes is None:
-            assert self.instances is not None
-            mask = (self._read(self.instances, index) > 0).astype(np.uint8)
-        else:
-            mask = self._classes(index)
+        """The class of each pixel."""
+        mask = self._classes(index)
         scaled = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
         return np.asarray(scaled, np.uint8)
+
+    def numbered(self, index: int, size: Size) -> NDArray[np.uint16] | None:
+        """The number of the object of each pixel, where all objects are of one class."""
+        if self.classes is not None:
+            return None
+        numbers, counts, there = self._numbers(index)
+        dense = np.zeros(len(counts), np.uint16)
+        ordinals = np.arange(1, len(there) + 1)
+        dense[there] = ordinals + (ordinals >= IGNORE)
+        scaled = cv2.resize(dense[numbers], size[::-1], interpolation=cv2.INTER_NEAREST)
+        return np.asarray(scaled, np.uint16)
 
     def captions(self, index: int) -> list[str]:
         """None."""
@@ -104,27 +157,35 @@ class LabelFiles(Source):
 
         names = [self.names[n] for n in images.tolist()]
         files = of(self.instances), of(self.classes)
-        return type(self)(self.root, names, self.sizes[images], *files, self.num_classes)
+        return type(self)(self.root, names, self.sizes[images], *files, self.values)
 
     def digest(self, index: int) -> bytes:
-        """SHA-256 of the label images."""
-        result = b""
+        """What values mean, and SHA-256 of the label images."""
+        result = b"" if self.values is None else self.values.classes.tobytes()
         for names in (self.instances, self.classes):
             if names is not None:
                 with open(self._path(names, index), "rb") as file:
                     result += hashlib.file_digest(file, "sha256").digest()
         return result
 
+    def _numbers(self, index: int) -> tuple[Numbers, NDArray[np.intp], NDArray[np.intp]]:
+        """The label image of objects, how many pixels each number has, and the objects' numbers."""
+        assert self.instances is not None
+        numbers = self._read(self.instances, index)
+        if self.classes is not None:
+            numbers[numbers == IGNORE] = 0
+        counts = np.bincount(numbers.ravel())
+        counts[0] = 0
+        there = np.flatnonzero(counts)
+        if len(there) > MOST_OBJECTS:
+            raise DataError(f"{self._path(self.instances, index)}: has {len(there)} objects.")
+        return numbers, counts, there
+
     def _classes(self, index: int) -> Mask:
         assert self.classes is not None
+        assert self.values is not None
         numbers = self._read(self.classes, index)
-        unknown = np.unique(numbers[(numbers > self.num_classes) & (numbers != IGNORE)]).tolist()
-        if unknown:
-            raise DataError(
-                f"{self._path(self.classes, index)}: has pixels of the classes {unknown[:9]}, and "
-                f"there are {self.num_classes} (data.class_names)."
-            )
-        return numbers.astype(np.uint8)
+        return self.values.read(self._path(self.classes, index), numbers)
 
     def _labels(
         self, index: int, numbered: NDArray[np.uint16], windows: list[tuple[slice, slice]]
@@ -162,18 +223,16 @@ class LabelListing(Listing):
     """Images beside label images; see :class:`LabelFiles`.
 
     Args:
-        root: See :class:`LabelFiles`, as for ``num_classes``.
+        root: See :class:`LabelFiles`.
         has_instances: Whether the images have label images of objects.
-        has_classes: Whether the images have label images of classes.
+        values: What the values of label images of classes are, if the images have such.
     """
 
-    def __init__(
-        self, root: Path, has_instances: bool, has_classes: bool, num_classes: int
-    ) -> None:
+    def __init__(self, root: Path, has_instances: bool, values: MaskValues | None = None) -> None:
         super().__init__(root)
         self.instances: list[str] | None = [] if has_instances else None
-        self.classes: list[str] | None = [] if has_classes else None
-        self.num_classes = num_classes
+        self.classes: list[str] | None = None if values is None else []
+        self.values = values
 
     def probe(self) -> None:
         """Look at the headers of images and of label images."""
@@ -195,7 +254,7 @@ class LabelListing(Listing):
         ]
         names = [self.names[n] for n in chosen.tolist()]
         sizes = self.image_sizes(chosen)
-        return LabelFiles(self.root, names, sizes, lists[0], lists[1], self.num_classes)
+        return LabelFiles(self.root, names, sizes, lists[0], lists[1], self.values)
 
     def _look(self, name: str, size: Size | None) -> str:
         path = self.root / name

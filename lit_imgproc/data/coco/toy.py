@@ -67,7 +67,7 @@ def write_voc(root: Path) -> None:
             xml.write_text(_voc_xml(scene))
             by_class, by_object = np.zeros((2, *scene.image.shape[:2]), np.uint8)
             for number, drawn in enumerate(scene.objects, start=1):
-                edge = drawn.seen & (cv2.erode(drawn.seen.astype(np.uint8), np.ones((3, 3))) == 0)
+                edge = _edge(drawn)
                 by_class[drawn.seen], by_object[drawn.seen] = drawn.label + 1, number
                 by_class[edge] = by_object[edge] = 255
             _write_palette(root / "SegmentationClass" / f"{stem}.png", by_class)
@@ -121,6 +121,26 @@ def write_labels(root: Path) -> None:
                     labels[drawn.seen] = 300 + 2 * number  # more than 8 bits, and with gaps
                 cv2.imwrite(str(root / "labels" / scene.name), labels)
                 writer.writerow([Path(scene.name).stem, split])
+
+
+def write_masks(root: Path) -> None:
+    """``images`` and ``masks``, each with ``train``, ``val`` and ``test``; edges are 255."""
+    for split in COUNTS:
+        (root / "masks" / split).mkdir(parents=True, exist_ok=True)
+        for scene in _scenes(split, "jpg"):
+            _write_image(root / "images" / split / scene.name, scene)
+            mask = np.zeros(scene.image.shape[:2], np.uint8)
+            for drawn in scene.objects:
+                mask[drawn.seen] = drawn.label + 1
+                mask[_edge(drawn)] = 255
+            name = Path(scene.name).with_suffix(".png")
+            cv2.imwrite(str(root / "masks" / split / name), mask)
+
+
+def _edge(drawn: Drawn) -> NDArray[np.bool_]:
+    """The outermost pixels that are seen of an object."""
+    inside = cv2.erode(drawn.seen.astype(np.uint8), np.ones((3, 3)))
+    return np.asarray(drawn.seen & (inside == 0))
 
 
 def _write_coco_split(root: Path, split: str) -> None:

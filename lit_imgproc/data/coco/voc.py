@@ -22,7 +22,7 @@ from lit_imgproc.data.coco.base import (
     Sides,
     find_splits,
 )
-from lit_imgproc.data.coco.labels import LabelListing
+from lit_imgproc.data.coco.labels import LabelListing, MaskValues
 from lit_imgproc.data.coco.listing import Draft, Listing, by_stem, list_folder
 from lit_imgproc.data.coco.shapes import Size
 from lit_imgproc.data.decode import IMAGE_SUFFIXES
@@ -233,7 +233,8 @@ class VocData(AnnotatedData):
         return draft
 
     def _segmentation(self, records: list[Record], names: list[str]) -> LabelListing:
-        listing = LabelListing(self.root, self.target == "instances", True, len(names))
+        values = MaskValues.of([[value] for value in range(len(names) + 1)])
+        listing = LabelListing(self.root, self.target == "instances", values)
         for record in records:
             image = listing.add_image(record.name, record.said)
             listing.problems[image] += record.problems

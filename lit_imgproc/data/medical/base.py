@@ -52,11 +52,13 @@ class Found(NamedTuple):
         case: The case.
         shape: Depth, height and width, prepared.
         planes: For each axis, which of its slices have labels.
+        counts: Voxels of each class.
     """
 
     case: Case
     shape: Triple
     planes: tuple[NDArray[np.intp], ...]
+    counts: NDArray[np.intp]
 
 
 class VolumeDataset(ImageDataset):
@@ -154,6 +156,9 @@ class VolumeData(ImageDataModule):
     def samples(self, path: Path) -> list[dict[str, Any]]:
         """All that evaluation would be given of one file: samples without a mask.
 
+        The data set itself is not needed, as for :meth:`open`. Once it was read, a file must have
+        as many channels as its volumes.
+
         Predictions of them go to :func:`~lit_imgproc.data.medical.geometry.join` and
         :func:`~lit_imgproc.data.medical.geometry.write_back`, with their ``geometry``.
 
@@ -178,6 +183,8 @@ class VolumeData(ImageDataModule):
         for split, members in cases.splits.items():
             cases.splits[split] = [case for case in members if numbers[case.name] in found]
         hold_out(cases, self.val_fraction, self.test_fraction)
+        train = [found[numbers[case.name]].counts for case in cases.splits["train"]]
+        self._class_counts = np.sum(train, axis=0).tolist()
         return {
             split: self._dataset(
                 split,
@@ -189,13 +196,15 @@ class VolumeData(ImageDataModule):
     def facts(self) -> dict[str, Any]:
         """Classes, channels, size, and statistics of the training volumes as networks see them.
 
-        Mean and deviation are in the values that ``intensity`` gives, as is ``value_range``.
+        ``class_counts`` are the voxels of each class in all of them. Mean and deviation are in the
+        values that ``intensity`` gives, as is ``value_range``.
         """
         self.prepare()
         mean, std, _, _ = self._statistics
         return {
             "num_classes": len(self.class_names),
             "class_names": self.class_names,
+            "class_counts": self._class_counts,
             "in_channels": self.channels,
             "mean": mean,
             "std": std,
@@ -232,9 +241,9 @@ class VolumeData(ImageDataModule):
         return image.transpose(1, 2, 3, 0)
 
     def _open(self, path: Path) -> Volume:
-        self.prepare()
+        # A finished run reads files without the data that it was trained on.
         scan = read_scan(path)
-        if len(scan.stored) != self.channels:
+        if self._datasets is not None and len(scan.stored) != self.channels:
             raise DataError(
                 f"{path}: has {len(scan.stored)} channels where {self.channels} are needed."
             )
@@ -252,7 +261,8 @@ class VolumeData(ImageDataModule):
             labelled = volume.label > 0
             axes = ((1, 2), (0, 2), (0, 1))
             planes = tuple(np.flatnonzero(labelled.any(axis=others)) for others in axes)
-            return Found(self.reader.cases[number], volume.grid.shape, planes)
+            counts = np.bincount(volume.label.ravel(), minlength=len(self.class_names))
+            return Found(self.reader.cases[number], volume.grid.shape, planes, counts)
 
         numbers = range(len(self.reader.cases))
         with ThreadPoolExecutor(available_cpus(limit=8)) as pool:  # unpacking releases the GIL

@@ -130,13 +130,16 @@ class Grid:
         return np.asarray(nib.apply_orientation(turned.transpose(reverse), back)).transpose(reverse)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: what a sample's ``geometry`` holds."""
-        return asdict(self)
+        """Plain values: what a sample's ``geometry`` holds.
+
+        ``voxel`` are the millimetres from voxel to voxel of the box, along its axes.
+        """
+        return {**asdict(self), "voxel": list(spacing_of(self.box_affine))}
 
     @classmethod
     def from_dict(cls, geometry: dict[str, Any]) -> Self:
         """The grid that :meth:`to_dict` wrote down."""
-        return cls(**{key: _plain(value) for key, value in geometry.items()})
+        return cls(**{key: _plain(value) for key, value in geometry.items() if key != "voxel"})
 
     def _turn(self) -> Any:
         """What turns the axes, as nibabel has it: for each stored axis its new place, and -1."""

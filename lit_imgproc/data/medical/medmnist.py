@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -180,6 +180,8 @@ class MedMNIST3D(ClassificationData):
     Raises:
         DataError: When it is prepared and the archive is missing (with where to get it) or damaged.
     """
+
+    dimensions: ClassVar[Literal[2, 3]] = 3
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -144,6 +144,8 @@ class MedicalVolumes(VolumeData):
     Raises:
         DataError: When it is prepared, with one line for everything that is wrong.
     """
+
+    dimensions: ClassVar[Literal[2, 3]] = 3
 
     def __init__(
         self,

@@ -15,7 +15,8 @@ from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.satellite.handles import library, open_quietly
 from lit_imgproc.data.satellite.raster import Raster, clip
 from lit_imgproc.data.satellite.sample_types import holds, rounded
-from lit_imgproc.data.satellite.tiling import Taper, Window, grid, taper_of
+from lit_imgproc.data.satellite.tiling import Window, grid
+from lit_imgproc.seams import Taper, taper_of
 
 Values = Literal["image", "scores", "labels"]
 

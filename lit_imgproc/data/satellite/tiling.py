@@ -5,17 +5,12 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_imgproc.data.errors import DataError
 from lit_imgproc.data.splits import held_out_groups
 from lit_imgproc.seams import starts
 
 Unit = Literal["pixel", "crs"]
-Taper = Literal["gaussian", "linear", "uniform"]
-
-SIGMA = 1 / 8
-"""Standard deviation of the Gaussian taper, in sides of a tile: nnU-Net, arXiv:1809.10486."""
 
 
 class Window(NamedTuple):
@@ -163,11 +158,3 @@ def deal(
     rest = [group for group, out in zip(groups, test, strict=True) if not out]
     val = iter(held_out_groups(rest, val_fraction / (1 - test_fraction)))
     return ["test" if out else "val" if next(val) else "train" for out in test]
-
-
-def taper_of(taper: Taper, size: int) -> NDArray[np.float64]:
-    """What a prediction counts along one side of a tile, at most 1 and nowhere 0."""
-    distance = np.abs(np.arange(size) - (size - 1) / 2)
-    if taper == "gaussian":
-        return np.asarray(np.exp(-0.5 * (distance / (SIGMA * size)) ** 2))
-    return 1 - distance / (size / 2) if taper == "linear" else np.ones(size)

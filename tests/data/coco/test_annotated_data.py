@@ -9,6 +9,7 @@ import torch
 from lit_imgproc.data.coco.box_table import BoxTable
 from lit_imgproc.data.coco.coco_json import CocoData
 from lit_imgproc.data.coco.label_images import LabelImages
+from lit_imgproc.data.coco.mask_images import MaskImages
 from lit_imgproc.data.coco.voc import VocData
 from lit_imgproc.data.coco.yolo import YoloData
 from lit_imgproc.data.errors import DataError
@@ -23,6 +24,8 @@ CASES = [
     ),
     *((kind, "boxes", {}) for kind in (CocoData, VocData, YoloData, BoxTable)),
     *((LabelImages, t, {"index": "index.csv"}) for t in ("boxes", "instances", "semantic")),
+    (LabelImages, "semantic", {"index": "index.csv", "border_weight": 10}),
+    (MaskImages, "semantic", {"class_names": ["ground", "disc", "square"]}),
 ]
 
 
@@ -37,7 +40,7 @@ def roots(tmp_path_factory):
 
 def make(roots, kind, target, more, **settings):
     defaults = {"num_workers": 0, "image_size": [48, 64], "max_size": 96, "batch_size": 4}
-    wanted = {} if kind is BoxTable else {"target": target}
+    wanted = {} if kind in (BoxTable, MaskImages) else {"target": target}
     return kind(root=str(roots[kind]), **(defaults | wanted | more | settings))
 
 

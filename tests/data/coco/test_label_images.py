@@ -8,6 +8,7 @@ from PIL import Image
 
 from lit_imgproc.data.coco.label_images import LabelImages
 from lit_imgproc.data.errors import DataError
+from lit_imgproc.errors import UserError
 
 
 def make(root, **settings):
@@ -127,3 +128,78 @@ def test_without_an_index_images_are_held_out(toy):
     data = make(toy, index=None)
     assert data.splits() == {"train": 20, "val": 4, "test": 4}
     assert data.splits() == make(toy, index=None, seed=5).splits()
+
+
+def test_evaluation_has_the_numbers_of_the_objects_beside_semantic_masks(toy):
+    data = make(toy, target="semantic", resize="fit", image_size=32)
+    sample = data.dataset("val")[0]
+    numbers = cv2.imread(str(toy / "labels/val_000.png"), cv2.IMREAD_UNCHANGED)[::2, ::2]
+    instances = sample["instances"]
+    assert instances.dtype == torch.int64
+    assert sample["mask"].dtype == torch.int64
+    assert (sample["mask"] == (instances > 0)).all()
+    found = np.unique(numbers)[1:]
+    assert len(found)
+    assert instances.max() == len(found)
+    for number, stored in enumerate(found, start=1):
+        assert ((instances.numpy() == number) == (numbers == stored)).all()
+    assert set(data.dataset("train")[0, 1]) == {"image", "mask", "id"}
+    batch = data.batch("val", [0, 1])  # one lies, one stands
+    assert [one.shape for one in batch["instances"]] == [(32, 48), (48, 32)]
+    same = make(toy, target="semantic", resize="squash", image_size=32).batch("val", [0, 1])
+    assert same["instances"].shape == (2, 32, 32)
+
+
+def test_more_than_254_objects_are_told_apart_from_what_is_ignored(toy):
+    numbers = np.arange(64 * 96, dtype=np.uint16).reshape(64, 96)
+    cv2.imwrite(str(toy / "labels/train_000.png"), numbers)
+    crop = {"train": [{"name": "Pad", "padding": 8, "fill_mask": 255}]}
+    data = make(toy, target="semantic", augment=crop, border_weight=10)
+    instances = data.dataset("train")[0]["instances"].numpy()
+    assert len(np.unique(instances)) == 64 * 96
+    assert 255 not in instances
+    sample = data.dataset("train")[0, 1]
+    # All touch, so that there is none left, and what was padded is to be ignored.
+    assert (sample["mask"][8:-8, 8:-8] == 0).all()
+    assert (sample["mask"] == 255).sum() == 80 * 112 - 64 * 96
+    assert (sample["weight"] == (sample["mask"] != 255)).all()
+
+
+@pytest.mark.parametrize("preset", ["dihedral", "crop_flip", "random_resized_crop", "strong"])
+def test_borders_are_those_of_the_augmented_objects(toy, preset):
+    given = {"resize": "squash", "image_size": 48, "augment": {"train": preset}}
+    data = make(toy, target="semantic", border_weight=10, border_sigma=12, **given)
+    plain = make(toy, target="semantic", **given)
+    weights = []
+    for index in range(12):
+        key = index, index
+        sample, without = data.dataset("train")[key], plain.dataset("train")[key]
+        mask, weight = sample["mask"], sample["weight"]
+        assert (mask == without["mask"]).all()  # these discs do not touch
+        assert weight.dtype == torch.float32
+        assert weight.shape == mask.shape
+        assert (weight[mask == 255] == 0).all()
+        assert (weight[mask == 1] == 1).all()
+        assert (weight[mask == 0] >= 1).all()
+        weights.append(weight)
+    assert max(weight.max() for weight in weights) > 1.2
+    batch = next(iter(data.train_dataloader()))
+    assert batch["weight"].shape == batch["mask"].shape == (8, 48, 48)
+
+
+def test_touching_nuclei_get_a_border(shared_data):
+    data = make(
+        shared_data / "nuclei", target="semantic", augment={"train": "dihedral"}, border_weight=10
+    )
+    heaviest = 0.0
+    for index in range(0, 60, 6):
+        sample, whole = data.dataset("train")[index, 3], data.dataset("train")[index]
+        lost = int(whole["mask"].sum() - sample["mask"].sum())
+        assert 0 <= lost < 0.3 * whole["mask"].sum()
+        heaviest = max(heaviest, float(sample["weight"].max()))
+    assert 5 < heaviest <= 11
+
+
+def test_borders_are_for_semantic_masks(toy):
+    with pytest.raises(UserError, match="border_weight is for semantic, not for target=instances"):
+        make(toy, border_weight=10)

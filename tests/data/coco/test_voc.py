@@ -147,7 +147,7 @@ def test_label_images_that_do_not_fit_are_named(tmp_path):
         make(tmp_path, target="semantic", sets="ImageSets/Segmentation").prepare()
     first, second, third, fourth = sorted(str(caught.value).splitlines())
     assert "is 63x96, and its image 64x96" in first
-    assert "has pixels of the classes [9], and there are 2" in second
+    assert "has pixels of the values [9], which are of no class (data.class_names)" in second
     assert "is an image of kind RGB" in third
     assert "is no label image that can be read" in fourth
 

@@ -51,7 +51,7 @@ def test_importing_needs_no_extra():
     code = (
         "import sys, lit_imgproc.data.medical.volumes, lit_imgproc.data.medical.slices, "
         "lit_imgproc.data.medical.images, lit_imgproc.data.medical.medmnist, "
-        "lit_imgproc.data.medical.nuclei; "
+        "lit_imgproc.data.medical.nuclei, lit_imgproc.data.medical.isbi; "
         "print([m for m in ('monai', 'nibabel', 'pydicom') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -168,6 +168,29 @@ def test_predictions_come_back(toy_root, tmp_path, settings, kind):
     np.testing.assert_allclose(written.affine, truth.affine)
     expected = np.asarray(nib.load(path).dataobj) > 125
     assert (np.asarray(written.dataobj) == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize("kind", [MedicalVolumes, MedicalSlices])
+def test_a_file_is_read_without_the_data_set(toy_root, kind):
+    size = {"patch_size": SIZE} if kind is MedicalVolumes else {"image_size": 40}
+    given = {"intensity": "zscore", "orientation": "LPS", "num_workers": 0} | size
+    reader, data = kind(root="", **given), kind(root=str(toy_root), **given)
+    data.prepare()
+    path = toy_root / "imagesTr" / "toy_005.nii.gz"
+    there, here = reader.samples(path), data.samples(path)
+    assert len(there) == (1 if kind is MedicalVolumes else len(data.open(path)))
+    for one, other in zip(there, here, strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert (one["id"], one["geometry"]) == (other["id"], other["geometry"])
+    np.testing.assert_array_equal(reader.open(path), data.open(path))
+    assert kind.dimensions == (3 if kind is MedicalVolumes else 2)
+
+
+def test_class_counts_are_voxels_of_the_training_volumes(toy_root):
+    data = volumes(toy_root)
+    train = data.dataset("train")
+    masks = [train[index]["mask"].ravel() for index in range(len(train))]
+    assert data.facts()["class_counts"] == torch.bincount(torch.cat(masks)).tolist()
 
 
 def test_slices_are_those_of_the_volume(toy_root):
@@ -394,6 +417,10 @@ def test_channels(own_root):
     assert sample["image"].shape == (2, *SIZE)
     torch.testing.assert_close(sample["image"][0], sample["image"][1], atol=1e-4, rtol=0)
     assert len(data.facts()["mean"]) == 2
+    single = own_root / "single.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), single)
+    with pytest.raises(DataError, match="has 1 channels where 2 are needed"):
+        data.samples(single)
 
 
 def test_hippocampus(shared_data):

@@ -14,7 +14,6 @@ from lit_imgproc.data.satellite.tiling import (
     grid,
     inside,
     pixel_blocks,
-    taper_of,
 )
 
 
@@ -112,16 +111,6 @@ def test_whole_groups_are_dealt_always_alike():
     assert deal(groups, 0.15, 0.15) == splits
     with pytest.raises(DataError, match="there are 2 blocks or files"):
         deal(["a", "b", "b"], 0.1, 0.1)
-
-
-@pytest.mark.parametrize("name", ["gaussian", "linear", "uniform"])
-def test_a_taper_is_even_greatest_in_the_middle_and_nowhere_zero(name):
-    for size in (1, 2, 7, 64):
-        weights = taper_of(name, size)
-        np.testing.assert_allclose(weights, weights[::-1])
-        assert (weights > 0).all()
-        assert weights.max() <= 1
-        assert weights[size // 2] == weights.max()
 
 
 def test_a_block_is_a_name_and_an_area():
