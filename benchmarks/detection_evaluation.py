@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torchmetrics.detection import MeanAveragePrecision
 
-from lit_imgproc.models.detection.metrics import CocoMetrics
+from lit_imgproc.models.coco_metrics import CocoMetrics
 
 CLASSES, BATCH = 80, 8
 HEIGHT, WIDTH = 480, 640

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,7 +26,7 @@ class Normalization(nn.Module):
     """The first layer of a module: ``(image - mean) / std`` for each channel.
 
     It lies inside the module so that what is exported takes images in [0, 1] and what is explained
-    is seen in image space. Images are ``[B, C, H, W]``.
+    is seen in image space. Images are ``[B, C, H, W]``, volumes ``[B, C, D, H, W]``.
     """
 
     mean: Tensor
@@ -42,8 +42,37 @@ class Normalization(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalize images ``[B, C, H, W]``."""
-        return (image - self.mean) / self.std
+        """Normalize images ``[B, C, H, W]`` or volumes ``[B, C, D, H, W]``."""
+        shape = (1, -1) + (1,) * (image.ndim - 2)
+        return (image - self.mean.view(shape)) / self.std.view(shape)
+
+
+def choose_normalization(
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    known: tuple[Sequence[float], Sequence[float]] | None,
+    weights: str | None = None,
+) -> Normalization:
+    """The normalization that was asked for, or else the one that weights were trained with.
+
+    Args:
+        mean: of each channel of [0, 1] images.
+        std: likewise.
+        known: of the weights, where they say it.
+        weights: what they are, for the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    if mean is not None and std is not None:
+        return Normalization(mean, std)
+    if known is not None:
+        return Normalization(*known)
+    if weights is not None:
+        raise UserError(
+            f"{weights} does not say how its images were normalized: set model.mean and model.std"
+        )
+    raise UserError("mean and std are needed: one value a channel, of images in [0, 1]")
 
 
 class ImageModule(LightningModule):
@@ -57,6 +86,11 @@ class ImageModule(LightningModule):
     normalization: Normalization
     optimizer: optim.Optimizer
     schedule: optim.Schedule | None
+    volumetric: bool = False
+    """Whether it looks at volumes ``[B, C, D, H, W]``."""
+    localized: ClassVar[bool] = False
+    """Whether what it answers lies somewhere in the image, as an object or a region does, and is
+    not said of the image as a whole."""
 
     # What training needs -------------------------------------------------------------------------
 

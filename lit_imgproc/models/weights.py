@@ -67,11 +67,19 @@ def load_weights(network: nn.Module, source: str) -> Loaded:
         state = pretrained_state(network)
         normalization: Normalization | None = pretrained_normalization(network)
     else:
-        everything = read_state(Path(source))
-        normalization = normalization_of(everything)
-        state = unprefixed(everything, network)
+        state, normalization = read_weights(network, source)
     loaded, fresh = fit_state(network, state, source)
     return Loaded(loaded, fresh, normalization)
+
+
+def read_weights(network: nn.Module, source: str) -> tuple[State, Normalization | None]:
+    """Return a network's part of a file, and what its images were normalized by, if it says so.
+
+    Raises:
+        UserError: a file that is missing or cannot be read.
+    """
+    everything = read_state(Path(source))
+    return unprefixed(everything, network), normalization_of(everything)
 
 
 def fit_state(
@@ -89,10 +97,8 @@ def fit_state(
     state = {k: v for k, v in state.items() if k in own or not k.endswith(COUNTER)}
     heads = tuple(f"{name}." for name in head_modules(network))
     for name in (f"{conv}.weight" for conv in first_convs(network)):
-        given = state.get(name)
-        if given is not None and given.ndim == 4 and given.shape[1] != own[name].shape[1]:
-            channels = given.shape[1]
-            state[name] = adapt_input_conv(own[name].shape[1], given, base_chans=channels)
+        if name in state:
+            state[name] = _for_channels(own[name].shape[1], state[name])
 
     fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     trunk = [k for k in own if not k.startswith(heads)]
@@ -114,6 +120,45 @@ def fit_state(
         if name in state:
             nn.init.zeros_(parameter)
     return tuple(fits), tuple(fresh)
+
+
+def fit_trunk(trunk: nn.Module, state: State, source: str, *, name: str, first_conv: str) -> None:
+    """Load a network's weights into the part of it that a larger network stands on, in place.
+
+    What the trunk does not have, a classifier's head say, is left out. A first convolution for
+    another number of channels is adapted, as in :func:`load_weights`.
+
+    Args:
+        trunk: to load into.
+        state: the weights.
+        source: where they are from, for the error.
+        name: of the trunk, for the error.
+        first_conv: the name of its first convolution.
+
+    Raises:
+        UserError: weights of the trunk are missing or of another shape.
+    """
+
+    def flat(key: str) -> str:
+        return key.replace(".", "_")  # as wrappers of timm write a name
+
+    own = trunk.state_dict()
+    given = {flat(key): value for key, value in state.items()}
+    found = {key: given[flat(key)] for key in own if flat(key) in given}
+    for key, value in found.items():
+        if flat(key) == flat(f"{first_conv}.weight"):
+            found[key] = _for_channels(own[key].shape[1], value)
+    wrong = [
+        key
+        for key, value in own.items()
+        if not key.endswith(COUNTER) and (key not in found or found[key].shape != value.shape)
+    ]
+    if wrong:
+        raise UserError(
+            f"The weights of {source} do not fit the trunk {name}: {len(wrong)} of {len(own)} "
+            f"tensors are missing or of another shape, such as {wrong[0]}."
+        )
+    trunk.load_state_dict(found, strict=False)
 
 
 def read_state(path: Path) -> State:
@@ -164,6 +209,15 @@ def normalization_of(state: State) -> Normalization | None:
     if mean is None or std is None:
         return None
     return mean.flatten().tolist(), std.flatten().tolist()
+
+
+def _for_channels(channels: int, weight: Tensor) -> Tensor:
+    """The weight ``[O, I, *kernel]`` of a first convolution, for another number of channels."""
+    if weight.ndim < 4 or weight.shape[1] == channels:
+        return weight
+    flat = weight.flatten(2).unsqueeze(3)  # timm knows kernels of two dimensions
+    adapted: Tensor = adapt_input_conv(channels, flat, base_chans=weight.shape[1])
+    return adapted.reshape(-1, channels, *weight.shape[2:])
 
 
 def _some(names: list[str], limit: int = 5) -> str:

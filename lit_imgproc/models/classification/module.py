@@ -13,7 +13,8 @@ from typing_extensions import override
 from lit_imgproc import optim, pictures
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.backbones import head_parameters, layer_groups
-from lit_imgproc.models.base import Batch, ImageModule, Normalization
+from lit_imgproc.models.base import Batch, ImageModule, choose_normalization
+from lit_imgproc.models.class_weights import class_weights as balance
 from lit_imgproc.models.classification.metrics import (
     collection,
     confusion_matrix,
@@ -118,18 +119,8 @@ class Classifier(ImageModule):
         if len(self.class_names) != num_classes:
             raise UserError(f"{num_classes} classes, but {len(self.class_names)} class names")
 
-        if weights is not None:
-            report = load_weights(network, weights)
-            if mean is None or std is None:
-                if report.normalization is None:
-                    raise UserError(
-                        f"{weights} does not say how its images were normalized: "
-                        "set model.mean and model.std"
-                    )
-                mean, std = report.normalization
-        if mean is None or std is None:
-            raise UserError("mean and std are needed: one value a channel, of images in [0, 1]")
-        self.normalization = Normalization(mean, std)
+        known = load_weights(network, weights).normalization if weights is not None else None
+        self.normalization = choose_normalization(mean, std, known, weights)
 
         if frozen == "trunk":
             head = set(head_parameters(network))
@@ -141,7 +132,7 @@ class Classifier(ImageModule):
             self.network.compile()
 
         self.register_buffer(
-            "class_weights", _class_weights(class_weights, class_counts, num_classes), False
+            "class_weights", balance(class_weights, class_counts, num_classes), False
         )
         self.mixing = (
             Mixing(mixup_alpha=float(mixup), cutmix_alpha=float(cutmix), num_classes=num_classes)
@@ -316,19 +307,3 @@ class Classifier(ImageModule):
         """From images ``[B, C, H, W]`` in [0, 1] to probabilities ``[B, K]``."""
         last: nn.Module = nn.Sigmoid() if self.multilabel else nn.Softmax(1)
         return nn.Sequential(self.normalization, self.network, last).eval()
-
-
-def _class_weights(
-    asked: Literal["balanced"] | list[float] | None, counts: list[int] | None, num_classes: int
-) -> Tensor | None:
-    """The weights of the loss ``[K]``. Balanced weights have mean 1 over the training images."""
-    if asked is None:
-        return None
-    if asked == "balanced":
-        if counts is None or min(counts) == 0:
-            raise UserError("balanced class weights need class_counts, each above 0")
-        numbers = torch.tensor(counts, dtype=torch.float32)
-        return numbers.sum() / (num_classes * numbers)
-    if len(asked) != num_classes:
-        raise UserError(f"{num_classes} classes, but {len(asked)} class weights")
-    return torch.tensor(asked, dtype=torch.float32)

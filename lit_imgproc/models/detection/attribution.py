@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from lit_imgproc.models.detection.batch import Detections
+from lit_imgproc.models.objects import Detections
 
 ALL = 1_000_000
 """More detections than any network makes of an image."""

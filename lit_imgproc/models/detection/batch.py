@@ -26,16 +26,3 @@ class DetectionBatch(TypedDict):
     geometry: NotRequired[list[dict[str, Any]]]
     """What brings boxes back to the file; see :mod:`lit_imgproc.geometry`."""
     id: list[str]
-
-
-class Detections(TypedDict):
-    """What was found in one image, best first, in pixels of that image."""
-
-    boxes: Tensor
-    """float32 ``[N, 4]``, xyxy."""
-    labels: Tensor
-    """int64 ``[N]``, from 0."""
-    scores: Tensor
-    """float32 ``[N]`` in [0, 1]."""
-    masks: NotRequired[Tensor]
-    """bool ``[N, H, W]``."""

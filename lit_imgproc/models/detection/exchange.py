@@ -1,22 +1,14 @@
-"""Between batches, what torchvision's networks take and give, and plain values."""
+"""Between batches and what torchvision's networks take and give."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
-import torch
-from faster_coco_eval.core import mask as coco_mask
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_imgproc.geometry import masks_to_original
-from lit_imgproc.models.detection.batch import DetectionBatch, Detections
-from lit_imgproc.models.detection.metrics import Truth, encode
+from lit_imgproc.models.detection.batch import DetectionBatch
+from lit_imgproc.models.objects import Detections, Truth
 
 INSIDE = 0.5
 """The least probability of a pixel of a mask."""
-COLOURS = 200
-"""So many objects have a colour of their own where masks are drawn."""
 
 
 def targets(batch: DetectionBatch) -> list[dict[str, Tensor]]:
@@ -38,16 +30,6 @@ def truths(batch: DetectionBatch) -> list[Truth]:
     return [cast(Truth, dict(zip(columns, row, strict=True))) for row in rows]
 
 
-def rles(masks: Tensor, geometry: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """COCO's run-length encoding of masks bool ``[N, H, W]``, at the size of the image's file."""
-    pixels = masks.to(torch.uint8).cpu().numpy()
-    if geometry is not None:
-        pixels = masks_to_original(pixels, geometry)
-    size = list(pixels.shape[1:])
-    codes = encode(torch.from_numpy(pixels))
-    return [{"size": size, "counts": code.decode("ascii")} for code in codes]
-
-
 def answers(found: list[dict[str, Tensor]]) -> list[Detections]:
     """What torchvision's networks say, with labels from 0 and masks of yes and no."""
     result: list[Detections] = []
@@ -63,16 +45,3 @@ def answers(found: list[dict[str, Tensor]]) -> list[Detections]:
             answer["masks"] = one["masks"][objects, 0] >= INSIDE
         result.append(answer)
     return result
-
-
-def decoded(codes: Sequence[dict[str, Any]]) -> NDArray[np.uint8]:
-    """Masks ``[N, H, W]`` of what :func:`rles` made, of one image."""
-    bytes_ = [code | {"counts": code["counts"].encode("ascii")} for code in codes]
-    return np.ascontiguousarray(coco_mask.decode(bytes_).transpose(2, 0, 1))
-
-
-def numbered(masks: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Masks ``[N, H, W]`` as numbers ``[H, W]``: from 1, the first on top; 0 outside."""
-    numbers = 1 + np.arange(len(masks)) % COLOURS
-    first = masks.argmax(0)
-    return np.where(masks.any(0), numbers[first], 0)

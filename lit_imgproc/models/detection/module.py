@@ -13,21 +13,15 @@ from lit_imgproc import optim, pictures
 from lit_imgproc.errors import UserError
 from lit_imgproc.geometry import boxes_to_original, boxes_to_sample
 from lit_imgproc.models.base import Batch, ImageModule, Normalization
+from lit_imgproc.models.coco_metrics import CocoMetrics
 from lit_imgproc.models.detection.attribution import BoxTarget, matched_score
-from lit_imgproc.models.detection.batch import DetectionBatch, Detections
-from lit_imgproc.models.detection.curves import precision_recall_figure
-from lit_imgproc.models.detection.exchange import (
-    answers,
-    decoded,
-    numbered,
-    rles,
-    targets,
-    truths,
-)
-from lit_imgproc.models.detection.metrics import CocoMetrics
+from lit_imgproc.models.detection.batch import DetectionBatch
+from lit_imgproc.models.detection.exchange import answers, targets, truths
 from lit_imgproc.models.detection.views import with_views
 from lit_imgproc.models.detection.weights import load_detector, load_trunk
-from lit_imgproc.models.figures import confusion_figure
+from lit_imgproc.models.figures import confusion_figure, precision_recall_figure
+from lit_imgproc.models.objects import Detections
+from lit_imgproc.models.rle import decoded, numbered, rles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lit_imgproc.models.detection.batch import DetectionBatch, Detections
+from lit_imgproc.models.detection.batch import DetectionBatch
 from lit_imgproc.models.detection.exchange import answers, targets
 from lit_imgproc.models.detection.module import Detector
+from lit_imgproc.models.objects import Detections
 from lit_imgproc.selective_search import selective_search
 
 

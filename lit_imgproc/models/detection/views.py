@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_imgproc import seams
-from lit_imgproc.models.detection.batch import Detections
+from lit_imgproc.models.objects import Detections
 
 Detect = Callable[[list[Tensor]], list[Detections]]
 """From images float ``[C,h,w]`` of any sizes, in [0, 1], to what is found in each."""

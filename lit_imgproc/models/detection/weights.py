@@ -1,12 +1,10 @@
 """Where a detector starts: a whole one, published or of an earlier run, or its trunk alone."""
 
-from pathlib import Path
 from typing import Any
 
 import torchvision
 from torch import Tensor, nn
 
-from lit_imgproc.errors import UserError
 from lit_imgproc.models.backbones import (
     Normalization,
     State,
@@ -16,7 +14,7 @@ from lit_imgproc.models.backbones import (
 )
 from lit_imgproc.models.detection.networks import HEADS
 from lit_imgproc.models.detection.published import imagenet_trunk
-from lit_imgproc.models.weights import COUNTER, fit_state, normalization_of, read_state, unprefixed
+from lit_imgproc.models.weights import fit_state, fit_trunk, read_weights
 
 
 def load_detector(network: nn.Module, source: str, class_names: list[str]) -> Normalization | None:
@@ -46,9 +44,7 @@ def load_detector(network: nn.Module, source: str, class_names: list[str]) -> No
         weights = torchvision.models.get_model_weights(architecture).DEFAULT
         categories = list(weights.meta["categories"])[1:]
     else:
-        everything = read_state(Path(source))
-        normalization = normalization_of(everything)
-        state = unprefixed(everything, network)
+        state, normalization = read_weights(network, source)
     fit_state(network, _heads_fitted(network, state, class_names, categories), source)
     return normalization
 
@@ -83,24 +79,9 @@ def load_trunk(network: Any, source: str) -> Normalization | None:
         state = pretrained_state(create_timm(cfg["trunk"], 1000, channels))
         normalization: Normalization | None = pretrained_normalization(network)
     else:
-        everything = read_state(Path(source))
-        normalization = normalization_of(everything)
-        state = unprefixed(everything, trunk)
-    # Wrappers of timm write a dot in a name as an underscore.
-    own = trunk.state_dict()
-    named = {name.replace(".", "_"): value for name, value in state.items()}
-    found = {name: named[name.replace(".", "_")] for name in own if name.replace(".", "_") in named}
-    wrong = [
-        name
-        for name, value in own.items()
-        if not name.endswith(COUNTER) and (name not in found or found[name].shape != value.shape)
-    ]
-    if wrong:
-        raise UserError(
-            f"The weights of {source} do not fit the trunk {cfg.get('trunk')}: {len(wrong)} of "
-            f"{len(own)} tensors are missing or of another shape, such as {wrong[0]}."
-        )
-    trunk.load_state_dict(found, strict=False)
+        state, normalization = read_weights(trunk, source)
+    first = cfg["first_conv"].removeprefix("backbone.").removeprefix("body.")
+    fit_trunk(trunk, state, source, name=str(cfg.get("trunk")), first_conv=first)
     if hasattr(network, "take_from_classifier"):
         network.take_from_classifier(state)
     return normalization

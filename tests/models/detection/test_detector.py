@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 
 from lit_imgproc.data.coco.coco_json import CocoData
 from lit_imgproc.errors import UserError
-from lit_imgproc.models.detection.exchange import answers, decoded, numbered, rles, targets, truths
+from lit_imgproc.models.detection.exchange import answers, targets, truths
 from lit_imgproc.models.detection.module import Detector
 from lit_imgproc.models.detection.networks import faster_rcnn, mask_rcnn, retinanet
+from lit_imgproc.models.rle import decoded, numbered, rles
 from lit_imgproc.optim import SGD, AdamW
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3, "optimizer": SGD(lr=0.01)}

@@ -5,8 +5,7 @@ import pytest
 import torch
 from measured import found_of, ours, truth_of
 
-from lit_imgproc.models.detection.curves import precision_recall_figure
-from lit_imgproc.models.figures import confusion_figure
+from lit_imgproc.models.figures import confusion_figure, precision_recall_figure
 
 
 def test_curves_of_the_classes_that_have_objects():

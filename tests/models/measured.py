@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lit_imgproc.models.detection.metrics import CocoMetrics
+from lit_imgproc.models.coco_metrics import CocoMetrics
 
 SIZE = 160, 200
 

@@ -23,7 +23,8 @@ from measured import (
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lit_imgproc.models.detection.metrics import CocoMetrics, encode
+from lit_imgproc.models.coco_metrics import CocoMetrics
+from lit_imgproc.models.rle import encode
 
 STATS = ["map", "map_50", "map_75", "map_small", "map_medium", "map_large",
          "mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large"]  # fmt: skip
@@ -104,6 +105,38 @@ def test_masks_are_encoded_as_by_pycocotools():
         rle["counts"] for rle in rles_of([mask[:1] for mask in masks])
     ]
     assert encode(torch.zeros(0, 40, 30)) == []
+
+
+def test_numbers_of_objects_are_encoded_as_their_masks():
+    random = np.random.default_rng(0)
+    for shape, count in (((40, 30), 5), ((1, 50), 9), ((17, 1), 2), ((30, 30), 300)):
+        numbers = random.integers(0, count + 1, shape)
+        _, numbers = np.unique(numbers, return_inverse=True)
+        numbers = torch.tensor(numbers.reshape(shape))
+        masks = torch.stack([numbers == k for k in range(1, int(numbers.max()) + 1)])
+        assert encode(numbers) == encode(masks)
+    full = torch.ones(6, 7, dtype=torch.int32)
+    assert encode(full) == encode(full[None] > 0)
+    assert encode(torch.zeros(40, 30, dtype=torch.int64)) == []
+
+
+def test_numbers_of_objects_are_measured_as_their_masks():
+    corners = torch.tensor([[0, 0], [0, 40], [30, 10], [60, 60]])
+    truth, found = torch.zeros(2, *SIZE, dtype=torch.int64)
+    for number, (y, x) in enumerate(corners.tolist(), start=1):
+        truth[y : y + 20, x : x + 20] = number
+        found[y : y + 20, x + number : x + 20] = number
+    boxes = torch.cat([corners.flip(1), corners.flip(1) + 20], 1).float()
+    values = []
+    for there, one in ((truth, found), [torch.stack([n == k for k in range(1, 5)])
+                                        for n in (truth, found)]):  # fmt: skip
+        _, measured = ours(
+            [found_of(boxes.tolist()) | {"masks": one}],
+            [truth_of(boxes.tolist()) | {"masks": there}], 1, masks=True,
+        )  # fmt: skip
+        values.append(measured)
+    assert values[0] == values[1]
+    assert 0.8 < values[0]["mask_map"] < 0.95
 
 
 def test_the_area_is_that_of_the_annotation():
@@ -211,7 +244,8 @@ import sys
 import torch
 from torch import distributed
 from lit_imgproc.data.order import EvalBatches
-from lit_imgproc.models.detection.metrics import CocoMetrics, encode
+from lit_imgproc.models.coco_metrics import CocoMetrics
+from lit_imgproc.models.rle import encode
 from lit_imgproc.worker import leave
 distributed.init_process_group("gloo")
 rank, folder = distributed.get_rank(), sys.argv[1]

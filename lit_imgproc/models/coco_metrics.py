@@ -1,7 +1,7 @@
-"""The metrics of a detector, accumulated over a whole split and over all ranks."""
+"""COCO's metrics of objects, accumulated over a whole split and over all ranks."""
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from lit_imgproc.models.detection.batch import Detections
-from lit_imgproc.models.detection.evaluation import (
+from lit_imgproc.models.coco_evaluation import (
     AREAS,
     Objects,
     matching_and_confusion,
     precision_and_recall,
 )
+from lit_imgproc.models.objects import Detections, Truth
+from lit_imgproc.models.rle import encode
 
 BOX_STATES = {
     "position": torch.zeros(0, dtype=torch.int64),
@@ -44,28 +45,13 @@ MASK_STATES = {
 """Of images with masks, height and width; of masks, the bytes of COCO's run-length encoding."""
 
 
-class Truth(TypedDict):
-    """The objects of one image, in the pixels that its detections are in."""
-
-    boxes: Tensor
-    """float32 ``[N, 4]``, xyxy."""
-    labels: Tensor
-    """int64 ``[N]``, from 0."""
-    iscrowd: Tensor
-    """int64 ``[N]``: 1 for a region of many objects."""
-    area: Tensor
-    """float32 ``[N]``: what the annotation says, which for COCO is the area of the mask."""
-    masks: NotRequired[Tensor]
-    """uint8 or bool ``[N, H, W]``."""
-
-
 class CocoMetrics(Metric):
     """COCO's average precision and recall (Lin et al., arXiv 1405.0312), and what goes with them.
 
     After :meth:`compute`, ``curves`` ``[2, 101, K]`` holds the precision at IoU 0.5 and 0.75, at
     recalls from 0 to 1, of each class (-1 for one without objects), and ``confusion``
     ``[K + 1, K + 1]`` the pairs of boxes that match at IoU 0.5, see
-    :func:`~lit_imgproc.models.detection.evaluation.matching_and_confusion`.
+    :func:`~lit_imgproc.models.coco_evaluation.matching_and_confusion`.
 
     Equal scores are told apart by the order of the images. Ranks are taken to have been dealt one
     image in turn, as :mod:`lit_imgproc.data.order` and torch's ``DistributedSampler`` deal them, so
@@ -126,8 +112,8 @@ class CocoMetrics(Metric):
                 self._keep(f"{side}_rle_length", [len(rle) for rle in encoded])
                 self._keep(f"{side}_rle", np.frombuffer(b"".join(encoded), np.uint8).copy())
         if self.masks:
-            sizes = [tuple(image["masks"].shape[1:]) for image in truth]
-            if sizes != [tuple(image["masks"].shape[1:]) for image in found]:
+            sizes = [tuple(image["masks"].shape[-2:]) for image in truth]
+            if sizes != [tuple(image["masks"].shape[-2:]) for image in found]:
                 raise ValueError("masks of detections and of the truth differ in height or width")
             self._keep("size", sizes)
 
@@ -148,7 +134,7 @@ class CocoMetrics(Metric):
           VOC 2007 has it (Everingham et al., doi 10.1007/s11263-009-0275-4), with COCO's matching:
           boxes have no extra pixel, and a detection whose best object is taken may have another.
         - ``matching_50``: TP / (TP + FP + FN), see
-          :func:`~lit_imgproc.models.detection.evaluation.matching_and_confusion`.
+          :func:`~lit_imgproc.models.coco_evaluation.matching_and_confusion`.
         - With masks, all but ``map_50_voc07`` of masks: ``mask_map``, ``mask_map/CLASS``, …
         """
         state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in self._empty}
@@ -189,27 +175,6 @@ class CocoMetrics(Metric):
                 values.append((f"map/{name}", _mean(whole[:, :, k])))
                 values.append((f"map_50/{name}", _mean(whole[0, :, k])))
         return values
-
-
-def encode(masks: Tensor) -> list[bytes]:
-    """COCO's run-length encoding of each of masks ``[N, H, W]``.
-
-    Runs go down the columns, and on from the foot of each to the head of the next. Where they begin
-    is found row by row, several times faster than to lay the pixels out in that order.
-    """
-    height, width = masks.shape[1:]
-    runs = []
-    for mask in masks.bool().cpu().numpy():
-        edges = mask.copy()
-        edges[1:] ^= mask[:-1]
-        edges[0, 1:] ^= mask[-1, :-1]
-        rows, columns = np.divmod(np.flatnonzero(edges), width)
-        starts = np.sort(columns * height + rows)
-        counts = np.diff(starts, prepend=0, append=height * width)
-        runs.append({"size": [height, width], "counts": counts.tolist()})
-    if not runs:
-        return []
-    return [rle["counts"] for rle in coco_mask.frPyObjects(runs, height, width)]
 
 
 def _objects(
