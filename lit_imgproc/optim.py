@@ -278,6 +278,22 @@ class Cosine(Warmup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Poly(Warmup):
+    """A power of what is left of the training, from 1 to 0: ParseNet (arXiv 1506.04579), DeepLab.
+
+    Attributes:
+        power: 1 falls along a line; the less, the later it falls.
+    """
+
+    power: Annotated[float, Gt(0)] = 0.9
+
+    def after_warmup(self, step: int, warmup: int, total_steps: int, steps_per_epoch: int) -> float:
+        """Fall to 0 at the end of what the warm-up leaves, and stay there."""
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return float((1 - progress) ** self.power)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step(Warmup):
     """Falls by ``gamma`` at milestones, which count from the first epoch, warm-up included.
 

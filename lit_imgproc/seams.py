@@ -1,14 +1,20 @@
-"""One object, found more than once: by tiles that overlap, or by several looks at an image."""
+"""Tiles that overlap: where they begin, what each counts, and objects that several have found.
+
+The last serves several looks at one image, too.
+"""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Boxes = NDArray[np.float64]
 """``[N,4]``, xyxy in pixels of the whole image."""
+Taper = Literal["gaussian", "linear", "uniform"]
 
+SIGMA = 1 / 8
+"""Standard deviation of the Gaussian taper, in sides of a tile: nnU-Net, arXiv:1809.10486."""
 NEAR = 0.1
 """A side of a box is on a seam if it is nearer to it than this share of the box's own length."""
 
@@ -38,6 +44,14 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
     """
     last = max(length - size, 0)
     return [*range(0, last, size - overlap), last]
+
+
+def taper_of(taper: Taper, size: int) -> NDArray[np.float64]:
+    """What a prediction counts along one side of a tile, at most 1 and nowhere 0."""
+    distance = np.abs(np.arange(size) - (size - 1) / 2)
+    if taper == "gaussian":
+        return np.asarray(np.exp(-0.5 * (distance / (SIGMA * size)) ** 2))
+    return 1 - distance / (size / 2) if taper == "linear" else np.ones(size)
 
 
 def join(

@@ -12,6 +12,7 @@ from lit_imgproc.optim import (
     Constant,
     Cosine,
     OneCycle,
+    Poly,
     RMSprop,
     Step,
     parameter_groups,
@@ -187,6 +188,25 @@ def test_cosine_is_torchs():
         optimizer.step()
         theirs.step()
     assert rates(Cosine(final=0.1), 17, total=17, per_epoch=3, lr=0.3) == pytest.approx(expected)
+
+
+def test_poly_is_torchs():
+    optimizer = SGD(lr=0.02).build([nn.Parameter(torch.zeros(1))])
+    theirs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=17, power=0.9)
+    expected = []
+    for _ in range(20):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert rates(Poly(), 20, total=17, per_epoch=3, lr=0.02) == pytest.approx(expected)
+
+
+def test_poly_after_warmup():
+    schedule = Poly(warmup_epochs=0.5, warmup_start=0.2, power=2)
+    seen = rates(schedule, 15, total=14, per_epoch=8, lr=2.0)
+    assert seen[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+    assert seen[9] == pytest.approx(2 * 0.5**2)  # half way down
+    assert seen[14] == 0
 
 
 @pytest.mark.parametrize(("total", "pct_start"), [(100, 0.3), (37, 0.25), (10, 0.5)])
