@@ -114,8 +114,7 @@ def annotate(
         ink = np.array(colour(number), np.float32)
         drawn[mask] = (drawn[mask] * (1 - opacity) + ink * opacity + 0.5).astype(np.uint8)
     height, width = drawn.shape[:2]
-    line = max(1, round(min(height, width) / 400))
-    size = max(0.36, min(height, width) / 1400)
+    line, size = _pen(height, width)
     rows = list(zip(boxes.tolist(), classes, texts, strict=True))[::-1]
     for (left, top, right, bottom), one, _ in rows:
         corners = (round(left), round(top)), (round(right) - 1, round(bottom) - 1)
@@ -133,8 +132,13 @@ def annotate(
     return drawn
 
 
-def paint(picture: Picture, mask: npt.NDArray[np.integer], opacity: float = 0.45) -> Picture:
-    """Lay the classes of a mask ``[h, w]`` over a picture: 0 stays clear, 255 becomes black."""
+def paint(
+    picture: Picture,
+    mask: npt.NDArray[np.integer],
+    opacity: float = 0.45,
+    clear: int | None = 0,
+) -> Picture:
+    """Lay the classes of a mask ``[h, w]`` over a picture: ``clear`` is not, 255 becomes black."""
     import cv2
 
     height, width = picture.shape[:2]
@@ -142,10 +146,45 @@ def paint(picture: Picture, mask: npt.NDArray[np.integer], opacity: float = 0.45
     table = {one: colour(one) if one != IGNORED else (0, 0, 0) for one in np.unique(whole).tolist()}
     painted = picture.astype(np.float32)
     for one, ink in table.items():
-        if one != 0:
+        if one != clear:
             there = whole == one
             painted[there] = painted[there] * (1 - opacity) + np.array(ink, np.float32) * opacity
     return (painted + 0.5).astype(np.uint8)
+
+
+def legend(picture: Picture, names: Sequence[str], classes: Sequence[int]) -> Picture:
+    """Put a strip under a picture that shows the colour of each class beside its name.
+
+    Its letters suit the size of the picture, and it has as many rows as it needs.
+    """
+    import cv2
+
+    height, width = picture.shape[:2]
+    line, size = _pen(height, width)
+    (_, high), below = cv2.getTextSize("Mg", cv2.FONT_HERSHEY_SIMPLEX, size, line)
+    gap, step = high // 2 + 2, 2 * high + below
+    places: list[tuple[int, int, str]] = []
+    x, row = gap, 0
+    for name in names:
+        shown = name.encode("ascii", "replace").decode()  # OpenCV's fonts know ASCII only
+        wide = high + gap + cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, size, line)[0][0]
+        if x + wide > width and x > gap:
+            x, row = gap, row + 1
+        places.append((x, row * step + high // 2, shown))
+        x += wide + 2 * gap
+    strip = np.full(((row + 1) * step if places else 0, width, 3), 255, np.uint8)
+    for (left, top, shown), one in zip(places, classes, strict=True):
+        cv2.rectangle(strip, (left, top), (left + high, top + high), colour(one), cv2.FILLED)
+        place = (left + high + gap, top + high)
+        cv2.putText(
+            strip, shown, place, cv2.FONT_HERSHEY_SIMPLEX, size, (30, 30, 30), line, cv2.LINE_AA
+        )
+    return np.concatenate([picture, strip])
+
+
+def _pen(height: int, width: int) -> tuple[int, float]:
+    """Width of lines and size of letters that suit the size of a picture."""
+    return max(1, round(min(height, width) / 400)), max(0.36, min(height, width) / 1400)
 
 
 def colour(number: int) -> tuple[int, int, int]:

@@ -1,9 +1,11 @@
 """Explanation maps of the same few images through the training."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
@@ -13,7 +15,9 @@ from lit_imgproc.explain.gradcam import grad_cam, unit_range
 from lit_imgproc.models.base import Batch, ImageModule
 from lit_imgproc.models.detection.attribution import BoxTarget
 
-DRAWN = ("image", "label", "boxes", "labels", "masks", "geometry", "id")
+log = logging.getLogger(__name__)
+
+DRAWN = ("image", "label", "boxes", "labels", "masks", "mask", "instances", "geometry", "id")
 """What pictures are drawn of."""
 
 
@@ -22,8 +26,11 @@ class Explain(FollowedImages):
 
     Each image stands beside its map, as ``explanations/grad_cam``. The map explains the answer the
     network gives at that step, right or wrong; of a detector's, the object that it is surest of,
-    whose box is drawn over the map (by HiResCAM, arXiv 2011.08891: of several like objects, only a
-    gradient of each place knows the one that is meant).
+    whose box is drawn over the map; of a segmenter's, the class that covers most of the image but
+    for the background, over all that is said to be of it (arXiv 2002.11434). Where nothing is found
+    the map is empty. What lies somewhere in the image is explained by HiResCAM (arXiv 2011.08891):
+    only a gradient of each place knows which of several like objects is meant, and where a region
+    lies. Volumes are not drawn.
 
     Args:
         images: how many images to follow, taken from the classes in turn.
@@ -31,6 +38,21 @@ class Explain(FollowedImages):
     """
 
     key = "explanations/grad_cam"
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageModule)
+        if pl_module.volumetric and trainer.is_global_zero:
+            log.warning(
+                "callbacks.explain draws maps of images, not of volumes, and does nothing here: "
+                "leave it out with callbacks.explain=null"
+            )
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageModule)
+        if not pl_module.volumetric:
+            super().on_validation_epoch_end(trainer, pl_module)
 
     @override
     def picture(self, module: ImageModule, batch: Batch) -> pictures.Picture:
@@ -49,9 +71,12 @@ class Explain(FollowedImages):
 def _answers(module: ImageModule, batch: Batch) -> Iterator[pictures.Picture]:
     """The map of each image, of what the network answers."""
     images = batch["image"]
-    maps = grad_cam(module.attribution_fn(), images, module.attribution_layer(), module.feature_map)
-    for image, heat in zip(images, unit_range(maps), strict=True):
-        yield _overlay(image, heat)
+    score, layer = module.attribution_fn(), module.attribution_layer()
+    # One by one where their sizes differ.
+    for stack in [images] if isinstance(images, Tensor) else [image[None] for image in images]:
+        maps = grad_cam(score, stack, layer, module.feature_map, local=module.localized)
+        for image, heat in zip(stack, unit_range(maps), strict=True):
+            yield _overlay(image, heat)
 
 
 def _objects(module: Any, batch: Batch) -> Iterator[pictures.Picture]:

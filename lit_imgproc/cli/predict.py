@@ -24,8 +24,11 @@ def predict(
     geojson: Annotated[
         Path | None, typer.Option(help="Write the objects of each raster to a file in this folder.")
     ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Write the classes of all pixels to files in this folder.")
+    ] = None,
     draw: Annotated[
-        Path | None, typer.Option(help="Draw the objects into copies of the images in this folder.")
+        Path | None, typer.Option(help="Draw what is found into copies of the images, in a folder.")
     ] = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="The least score of what is drawn and counted.")
@@ -38,6 +41,9 @@ def predict(
 ) -> None:
     """Predict images of any size with the best state of a run.
 
+    Of a run that segments, --masks writes PNG images of class numbers, for rasters GeoTIFFs and for
+    volumes NIfTI files.
+
     Example: lit-imgproc predict ab12 photos/ --output predictions.json
     """
     from lit_imgproc.errors import UserError
@@ -47,23 +53,31 @@ def predict(
     if annotations is not None and coco is None:
         raise typer.BadParameter("is of use for --coco only", param_hint="--annotations")
     found = load_run(run, uri=uri)
-    files = found.files(images)
+    predictor = found.predictor()
+    files = predictor.files(images)
     # Before the network works for hours: what cannot be written then.
     maps = predictions.outputs(files, geojson, ".geojson", overwrite) if geojson else []
     drawings = predictions.outputs(files, draw, ".png", overwrite) if draw else []
-    answers = found.predict(files)
-    for answer in answers:
+    written = predictor.mask_paths(files, masks, overwrite=overwrite) if masks else []
+    names: list[str] = cast(Any, found.module).class_names
+    answers = []
+    for number, answer in enumerate(
+        predictor.stream_masks(files, written) if masks else predictor.stream(files)
+    ):
         print(f"{answer['id']}: {predictions.summary(answer, threshold)}")
+        if (coco or geojson) and "boxes" not in answer:
+            raise UserError("--coco and --geojson are for runs that detect objects")
+        if draw and "label" in answer:
+            raise UserError("--draw and --masks are for runs that detect objects or segment")
+        if geojson:
+            predictions.write_geojson(maps[number], files[number], answer)
+        if draw:
+            read = found.reader.open
+            predictions.draw(drawings[number], read, files[number], answer, names, threshold)
+        answers.append(predictions.without_arrays(answer))
     if output is not None:
         output.write_text(json.dumps(answers, indent=2) + "\n")
-    if (coco or geojson or draw) and "boxes" not in answers[0]:
-        raise UserError("--coco, --geojson and --draw are for runs that detect objects")
-    names: list[str] = cast(Any, found.module).class_names
     if coco is not None:
         predictions.write_coco(coco, answers, names, annotations)
-    for path, file, answer in zip(maps, files, answers, strict=False):
-        predictions.write_geojson(path, file, answer)
-    for path, file, answer in zip(drawings, files, answers, strict=False):
-        predictions.draw(path, found.reader.open, file, answer, names, threshold)
     if as_json:
         print(json.dumps({"run_id": found.id, "predictions": answers}))

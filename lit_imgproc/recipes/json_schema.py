@@ -81,11 +81,18 @@ def _value(parameter: Parameter) -> dict[str, Any]:
 
 
 def _documented(target: Any) -> dict[str, str]:
-    """The first line of a docstring under ``""``, and what its ``Args:`` say of each parameter."""
-    text = inspect.getdoc(target) or ""
-    found = {"": text.partition("\n")[0]}
-    if section := re.search(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)+)", text, re.MULTILINE):
-        for entry in re.split(r"^ {4}(?=\S)", section[1], flags=re.MULTILINE)[1:]:
+    """The first line of a docstring under ``""``, and what its ``Args:`` say of each parameter.
+
+    What a class hands on to its base is told there.
+    """
+    found: dict[str, str] = {}
+    for one in reversed(inspect.getmro(target) if isinstance(target, type) else [target]):
+        text = inspect.cleandoc(one.__doc__ or "")
+        found[""] = text.partition("\n")[0]
+        section = re.search(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)+)", text, re.MULTILINE)
+        for entry in re.split(r"^ {4}(?=\S)", section[1] if section else "", flags=re.MULTILINE)[
+            1:
+        ]:
             name, _, words = entry.partition(":")
             found[name.partition(" ")[0]] = " ".join(words.split())
     return found

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from lit_imgproc import pictures, seams
 from lit_imgproc.data.headers import MAX_PIXELS
 from lit_imgproc.errors import UserError
+from lit_imgproc.models.segmentation.metrics import BACKGROUND
+from lit_imgproc.recipes.masks import read_raster_mask
 
 Answer = dict[str, Any]
 
@@ -32,20 +34,18 @@ class Said(NamedTuple):
     answer: Answer
 
 
-def whole_images(found: Iterable[Said]) -> list[Answer]:
-    """One answer an image, with the ``size`` of the file that boxes are in pixels of.
+def whole_images(found: Iterable[Said]) -> Iterator[Answer]:
+    """One answer an image, with the ``size`` of the file that boxes and masks are in pixels of.
 
     What several tiles of a raster say is put together by :func:`lit_imgproc.seams.join`.
     """
-    answers = []
     for _, group in groupby(found, key=lambda said: said.image):
         parts = list(group)
         geometry, answer = parts[0].geometry, parts[0].answer
-        if "boxes" in answer:
+        if "boxes" in answer or "mask" in answer:
             joined = _stitched(parts) if "window" in geometry else answer
             answer = joined | {"size": list(geometry["size"])}
-        answers.append(answer)
-    return answers
+        yield answer
 
 
 def _stitched(parts: Sequence[Said]) -> Answer:
@@ -68,8 +68,13 @@ def _stitched(parts: Sequence[Said]) -> Answer:
     }
 
 
+def without_arrays(answer: Answer) -> Answer:
+    """What JSON can hold of an answer: without ``mask`` and ``instances``."""
+    return {key: value for key, value in answer.items() if not isinstance(value, np.ndarray)}
+
+
 def summary(answer: Answer, threshold: float) -> str:
-    """An answer in a few words, such as ``12 RBC, 1 WBC``.
+    """An answer in a few words, such as ``12 RBC, 1 WBC`` or ``building 31 %, road 0.4 %``.
 
     Args:
         answer: Of one image.
@@ -79,8 +84,17 @@ def summary(answer: Answer, threshold: float) -> str:
         pairs = zip(answer["labels"], answer["scores"], strict=True)
         counts = Counter(label for label, score in pairs if score >= threshold)
         return ", ".join(f"{count} {label}" for label, count in counts.most_common()) or "nothing"
+    if "classes" in answer:
+        classes = sorted(answer["classes"].items(), key=lambda item: -item[1])
+        shown = [f"{name} {_percent(share)} %" for name, share in classes if name != BACKGROUND]
+        return ", ".join(shown) or "nothing"
     label = answer["label"]
     return ", ".join(label) if isinstance(label, list) else f"{label} {answer['score']:.3f}"
+
+
+def _percent(share: float) -> str:
+    """Whole percents; below 1 the first digit that is not 0."""
+    return f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.1g}"
 
 
 def outputs(files: Sequence[Path], folder: Path, suffix: str, overwrite: bool) -> list[Path]:
@@ -97,12 +111,12 @@ def outputs(files: Sequence[Path], folder: Path, suffix: str, overwrite: bool) -
     """
     paths = [file.absolute() for file in files]
     top = os.path.commonpath([path.parent for path in paths])
-    inside = [path.relative_to(top) for path in paths]
-    stems = Counter(path.with_suffix("") for path in {*inside})
+    bare = [path.with_name(_bare(path)) for path in paths]
+    named = Counter(dict(zip(paths, bare, strict=True)).values())
     result = []
-    for path in inside:
-        name = path.name if stems[path.with_suffix("")] > 1 else path.stem
-        target = folder / path.with_name(name + suffix)
+    for path, plain in zip(paths, bare, strict=True):
+        inside = (path if named[plain] > 1 else plain).relative_to(top)
+        target = folder / inside.with_name(inside.name + suffix)
         if target.exists():
             if any(target.samefile(file) for file in files):
                 raise UserError(f"{target} is one of the images: give another folder")
@@ -110,6 +124,13 @@ def outputs(files: Sequence[Path], folder: Path, suffix: str, overwrite: bool) -
                 raise UserError(f"{target} is there already: give another folder, or --overwrite")
         result.append(target)
     return result
+
+
+def _bare(file: Path) -> str:
+    """The name of a file without its suffix; of a folder, which has none, all of it."""
+    if file.is_dir():
+        return file.name
+    return Path(file.stem).stem if file.name.lower().endswith(".nii.gz") else file.stem
 
 
 def write_coco(
@@ -217,7 +238,10 @@ def draw(
     class_names: Sequence[str],
     threshold: float,
 ) -> None:
-    """Draw boxes, names, scores and masks into a copy of an image, at its size.
+    """Draw what was found into a copy of an image, at its size.
+
+    Objects get boxes, names, scores and masks. Classes of pixels are laid over the image in their
+    colours, and a strip below it says which is which.
 
     Args:
         path: The PNG file; its folder is made.
@@ -225,31 +249,55 @@ def draw(
         file: The image.
         answer: What was found in it.
         class_names: Of the run; each has its colour.
-        threshold: The least score that is drawn.
+        threshold: The least score of an object that is drawn.
 
     Raises:
-        UserError: The image is too large, or the file cannot be written.
+        UserError: It is a volume or too large, or the file cannot be written.
     """
     import cv2
-    from faster_coco_eval.core import mask as rle
 
+    if len(answer["size"]) == 3:
+        raise UserError(f"{file}: volumes are not drawn: give --masks instead")
     height, width = answer["size"]
     if height * width > MAX_PIXELS:
+        other = "--geojson" if "boxes" in answer else "--masks"
         raise UserError(
-            f"{file}: {width:,}x{height:,} pixels are too many to draw: give --geojson instead"
+            f"{file}: {width:,}x{height:,} pixels are too many to draw: give {other} instead"
         )
+    picture = _picture(read(file))
+    if "boxes" in answer:
+        drawn = _with_objects(picture, answer, class_names, threshold)
+    else:
+        drawn = _with_classes(picture, answer, class_names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), drawn[:, :, ::-1]):
+        raise UserError(f"{path} cannot be written")
+
+
+def _with_objects(
+    picture: pictures.Picture, answer: Answer, class_names: Sequence[str], threshold: float
+) -> pictures.Picture:
+    from faster_coco_eval.core import mask as rle
+
     shown = [row for row, score in enumerate(answer["scores"]) if score >= threshold]
     labels = [answer["labels"][row] for row in shown]
-    drawn = pictures.annotate(
-        _picture(read(file)),
+    return pictures.annotate(
+        picture,
         np.array([answer["boxes"][row] for row in shown], np.float64).reshape(-1, 4),
         [class_names.index(label) for label in labels],
         [f"{answer['labels'][row]} {answer['scores'][row]:.2f}" for row in shown],
         (rle.decode(answer["masks"][row]) == 1 for row in shown if "masks" in answer),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), drawn[:, :, ::-1]):
-        raise UserError(f"{path} cannot be written")
+
+
+def _with_classes(
+    picture: pictures.Picture, answer: Answer, class_names: Sequence[str]
+) -> pictures.Picture:
+    mask = answer["mask"] if "mask" in answer else read_raster_mask(Path(answer["mask_file"]))
+    clear = 0 if class_names[0] == BACKGROUND else None
+    found = [k for k, name in enumerate(class_names) if name in answer["classes"] and k != clear]
+    painted = pictures.paint(picture, mask, clear=clear)
+    return pictures.legend(painted, [class_names[k] for k in found], found)
 
 
 def _picture(pixels: NDArray[Any]) -> pictures.Picture:

@@ -110,6 +110,8 @@ def log_model(experiment: "Experiment", tracker: "MLflowTracker", checkpoint: Pa
         return
     count = data.splits()["val"]
     pair = data.batch("val", [0, 1 % count])["image"]
+    if isinstance(pair, list):  # of several sizes, which do not make one array
+        pair = pair[0][None]
     try:
         model.log_model(
             tracker,

@@ -24,6 +24,11 @@ _PUBLISHED_NAMES = """
     retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 fcos_resnet50_fpn ssd300_vgg16
     ssdlite320_mobilenet_v3_large
 """
+_SEGMENTATION = "lit_imgproc.models.segmentation"
+_SEGMENTER_NAMES = """
+    unet unet_plus_plus deeplabv3_plus segformer fcn_resnet50 fcn_resnet101 deeplabv3_resnet50
+    deeplabv3_resnet101 deeplabv3_mobilenet_v3_large
+"""
 _DATA = "lit_imgproc.data.imagenet.datamodule"
 _SATELLITE = "lit_imgproc.data.satellite"
 _COCO = "lit_imgproc.data.coco"
@@ -36,6 +41,8 @@ TABLES: dict[str, dict[str, str]] = {
         "detector": f"{_DETECTION}.module:Detector",
         "region_detector": f"{_DETECTION}.region_module:RegionDetector",
         "rcnn": f"{_DETECTION}.rcnn_module:RCNN",
+        "segmenter": f"{_SEGMENTATION}.module:Segmenter",
+        "instance_segmenter": f"{_SEGMENTATION}.instance_module:InstanceSegmenter",
     },
     "network": {
         **{name: f"{_NETWORKS}:{name}" for name in _NETWORK_NAMES.split()},
@@ -43,6 +50,11 @@ TABLES: dict[str, dict[str, str]] = {
         **{name: f"{_DETECTION}.published:{name}" for name in _PUBLISHED_NAMES.split()},
         "fast_rcnn": f"{_DETECTION}.fast_rcnn:FastRCNN",
         "rcnn": f"{_DETECTION}.rcnn:RegionCNN",
+        **{name: f"{_SEGMENTATION}.networks:{name}" for name in _SEGMENTER_NAMES.split()},
+        **{name: f"{_SEGMENTATION}.fcn:{name}" for name in ("fcn32s", "fcn16s", "fcn8s")},
+        "unet_2015": f"{_SEGMENTATION}.unet_2015:unet_2015",
+        "unet_3d": f"{_SEGMENTATION}.volumetric:unet_3d",
+        "basic_unet_3d": f"{_SEGMENTATION}.volumetric:basic_unet_3d",
     },
     "datamodule": {
         "image_folder": f"{_DATA}:ImageFolder",
@@ -56,11 +68,13 @@ TABLES: dict[str, dict[str, str]] = {
         "yolo": f"{_COCO}.yolo:YoloData",
         "box_table": f"{_COCO}.box_table:BoxTable",
         "label_images": f"{_COCO}.label_images:LabelImages",
+        "mask_images": f"{_COCO}.mask_images:MaskImages",
         "medmnist": f"{_MEDICAL}.medmnist:MedMNIST",
         "medmnist_3d": f"{_MEDICAL}.medmnist:MedMNIST3D",
         "medical_images": f"{_MEDICAL}.images:MedicalImages",
         "medical_slices": f"{_MEDICAL}.slices:MedicalSlices",
         "medical_volumes": f"{_MEDICAL}.volumes:MedicalVolumes",
+        "isbi_2012": f"{_MEDICAL}.isbi:ISBI2012",
         "nuclei_crops": f"{_MEDICAL}.nuclei:NucleiCrops",
         "scene_folder": f"{_SATELLITE}.scenes:SceneFolder",
         "hyperspectral_scenes": f"{_SATELLITE}.scenes:HyperspectralScenes",
@@ -76,6 +90,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "schedule": {
         "cosine": "lit_imgproc.optim:Cosine",
+        "poly": "lit_imgproc.optim:Poly",
         "one_cycle": "lit_imgproc.optim:OneCycle",
         "step": "lit_imgproc.optim:Step",
         "constant": "lit_imgproc.optim:Constant",

@@ -1,26 +1,21 @@
 """A finished run as a value: its module, its data, its record."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 import yaml
 from mlflow.entities import Run as Record
-from numpy.typing import NDArray
 
 from lit_imgproc import checkpoints
 from lit_imgproc.data.base import ImageDataModule
-from lit_imgproc.errors import UserError
-from lit_imgproc.geometry import geometry_of
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes.build import build, untrained
-from lit_imgproc.recipes.predictions import Said, whole_images
+from lit_imgproc.recipes.predictor import Images, Predictor
 from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.tracking.records import (
     RunNotFound,
@@ -31,8 +26,6 @@ from lit_imgproc.tracking.records import (
 )
 
 DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
-Image = str | Path | NDArray[Any]
-Images = Image | Sequence[Image]
 
 
 def load_run(run_id: str, *, uri: str | None = None) -> "Run":
@@ -164,31 +157,63 @@ class Run:
             block["root"] = ""  # it may name the environment of another machine
         return cast(ImageDataModule, build(block, "datamodule"))
 
+    def predictor(self, batch_size: int | None = None) -> Predictor:
+        """What asks the module, on a GPU where there is one.
+
+        Args:
+            batch_size: how many images the network sees at once; None takes as many as training.
+        """
+        module = self.module.to("cuda" if torch.cuda.is_available() else "cpu")
+        size = batch_size or self.reader.batch_size
+        return Predictor(module, self.reader, self.input_spec, size)
+
     def predict(self, images: Images, *, batch_size: int | None = None) -> list[dict[str, Any]]:
         """Predict images of any size, prepared as they were for evaluation.
 
         Args:
             images: a file, a folder (searched with its subfolders), an array ``[H, W]``,
                 ``[H, W, C]`` or ``[N, H, W, C]`` of the sample type that the run was trained on,
-                or several of those. Files are read as those of its data set.
+                or several of those. Files are read as those of its data set. For a network of three
+                dimensions an array is a volume, ``[D, H, W]`` or ``[D, H, W, C]``, whose axes and
+                spacing are those that the run was trained on.
             batch_size: how many images the network sees at once; None takes as many as training.
 
         Returns:
             One plain dict an image, in order; ``id`` is the file's name or the array's number.
-            Boxes are in pixels of the file, whose height and width are ``size``. A raster of tiles
-            is read and looked at tile by tile, and answered as a whole.
+            Boxes and masks are in pixels of the file, whose height and width are ``size``, or in
+            voxels of the file of a volume. A raster of tiles is read and looked at tile by tile,
+            and answered as a whole; its mask is 255 where it has no data.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module = self.module.to(device)
-        found: list[Said] = []
-        opened = self._opened(images)
-        while group := list(islice(opened, batch_size or self.reader.batch_size)):
-            batch = module.transfer_batch_to_device(self._batch(group), device, 0)
-            with torch.inference_mode():
-                answers = module.predict_step(module.on_after_batch_transfer(batch, 0), 0)
-            looks = zip(group, batch["geometry"], answers, strict=True)
-            found += [Said(look.image, geometry, answer) for look, geometry, answer in looks]
-        return whole_images(found)
+        return list(self.predictor(batch_size).stream(images))
+
+    def write_masks(
+        self, images: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False
+    ) -> list[Path]:
+        """Segment files one after another, and write the mask of each as soon as it is known.
+
+        Images become PNG images of class numbers at their size, whose palette has the colours of
+        the classes; of a run that tells objects apart, ``NAME.instances.png`` beside has the
+        numbers of the objects in 16 bits. Rasters become GeoTIFFs of their CRS and transform, with
+        255 where they have no data, and never lie in memory as a whole. Volumes become NIfTI files
+        of their own voxels.
+
+        Args:
+            images: files, and folders to search; one that holds a DICOM series is a volume.
+            folder: where to write; laid out as the images are.
+            overwrite: whether files may be there already, other than the images.
+
+        Returns:
+            The file of each image.
+
+        Raises:
+            UserError: the run does not segment, or a file is there already.
+        """
+        predictor = self.predictor()
+        files = predictor.files(images)
+        paths = predictor.mask_paths(files, Path(folder), overwrite=overwrite)
+        for _ in predictor.stream_masks(files, paths):
+            pass
+        return paths
 
     def test(self) -> dict[str, float]:
         """Test the best state again on the test split; what was measured joins the run.
@@ -211,64 +236,3 @@ class Run:
         step = checkpoints.read(self.checkpoint)["global_step"]
         add_metrics(self.record, metrics, step=step, uri=self.uri)
         return metrics
-
-    def files(self, images: Sequence[str | Path]) -> list[Path]:
-        """Files as they are given, and for a folder those in it that the run can read.
-
-        Raises:
-            UserError: one is not there, or a folder has none.
-        """
-        found: list[Path] = []
-        for path in map(Path, images):
-            if not path.exists():
-                raise UserError(f"there is no file or folder {path}")
-            if not path.is_dir():
-                found.append(path)
-                continue
-            endings = tuple(self.reader.suffixes)
-            inside = sorted(f for f in path.rglob("*") if f.name.lower().endswith(endings))
-            if not inside:
-                raise UserError(f"the folder {path} holds no images")
-            found += inside
-        return found
-
-    def _opened(self, images: Images) -> Iterator["_Look"]:
-        """What the network looks at, one after another: a folder need not fit in memory."""
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            images = list(images)
-        many: Iterable[Any] = images if isinstance(images, list | tuple) else [images]
-        number = 0
-        for given, image in enumerate(many):
-            if isinstance(image, np.ndarray):
-                yield _Look(number, str(given), image, None)
-                number += 1
-                continue
-            for file in self.files([image]):
-                for pixels, geometry in self.reader.parts(file):
-                    yield _Look(number, str(file), pixels, geometry)
-                number += 1
-
-    def _batch(self, looks: Sequence["_Look"]) -> dict[str, Any]:
-        """Prepared as for evaluation: stacked, or a list where the sizes differ."""
-        images: list[torch.Tensor] = []
-        geometries = []
-        for look in looks:
-            pixels = self.input_spec(look.pixels)
-            images.append(torch.tensor(pixels).permute(2, 0, 1).contiguous())
-            stored, size = look.pixels.shape[:2], pixels.shape[:2]
-            geometries.append(look.geometry or geometry_of(look.name, stored, size))
-        one_size = len({image.shape for image in images}) == 1
-        return {
-            "image": torch.stack(images) if one_size else images,
-            "id": [look.name for look in looks],
-            "geometry": geometries,
-        }
-
-
-class _Look(NamedTuple):
-    """An image or a part of one: its number, name, pixels and, of a part, where that lies."""
-
-    image: int
-    name: str
-    pixels: NDArray[Any]
-    geometry: dict[str, Any] | None

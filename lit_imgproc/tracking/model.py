@@ -1,4 +1,4 @@
-"""A trained classifier as an MLflow model that takes raw images."""
+"""A trained classifier or segmenter as an MLflow model that takes raw images."""
 
 import copy
 import importlib.metadata
@@ -9,17 +9,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+import torch.fx.experimental._config as shapes
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 from torch import nn
 
+from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
+from lit_imgproc.models.segmentation.exported import ProbabilityMap, with_fixed_padding
 from lit_imgproc.tracking import pyfunc
 from lit_imgproc.tracking.logger import MLflowTracker
-from lit_imgproc.tracking.pyfunc import DESCRIPTION, NETWORK
+from lit_imgproc.tracking.pyfunc import DESCRIPTION, NETWORK, Task
 
 with warnings.catch_warnings():
     # MLflow warns of type hints of its own.
@@ -28,6 +32,8 @@ with warnings.catch_warnings():
 
 FOLDER = "model"
 PACKAGE = Path(__file__).resolve().parents[1]
+TRACED = (96, 128)
+"""About the height and width, in pixels, of the images that an export with open sizes traces."""
 REQUIRED = ("mlflow", "numpy", "opencv-python-headless", "pandas", "torch")
 
 
@@ -44,34 +50,52 @@ def log_model(
     """Log the artifact ``model/``, which ``mlflow.pyfunc.load_model("runs:/ID/model")`` loads.
 
     The network is stored as a torch.export program (``.pt2``) for any batch size, with the code
-    that prepares images and a list of its requirements, so that it runs without Lightning.
+    that prepares images and a list of its requirements, so that it runs without Lightning. It is
+    a segmenter where it is a
+    :class:`~lit_imgproc.models.segmentation.exported.ProbabilityMap`, and otherwise a classifier.
 
     Args:
         tracker: The run. On ranks other than zero nothing happens.
-        network: From float ``[B,C,h,w]``, 8-bit images in [0,1], to probabilities ``[B,K]``: the
-            normalization and the softmax or sigmoid are part of it. It is not changed.
+        network: From float ``[B,C,h,w]``, 8-bit images in [0,1], to probabilities ``[B,K]`` or
+            ``[B,K,h,w]``: the normalization and the softmax or sigmoid are part of it. It is not
+            changed.
         input_spec: How a raw image becomes what the network takes.
         class_names: Names of the K classes.
-        example: ``[2,H,W,C]``, two images that the model is stored with as input example.
+        example: ``[N,H,W,C]``, images that the model is stored with as input example.
         register: Name in the model registry, or None.
         alias: Alias that the registered version gets, such as ``champion``, or None.
+
+    Raises:
+        UserError: Pixels of raw images would have no answer: evaluation cuts the centre out.
     """
     if not tracker.is_open:
         return
+    segments = isinstance(network, ProbabilityMap)
+    if segments and input_spec.resize == "crop":
+        raise UserError(
+            "a segmenter whose images are cropped has no answer for what is cut off: set "
+            "data.resize to squash, fit or none"
+        )
+    task: Task = "segmentation" if segments else "classification"
     target = tracker.artifact_dir / FOLDER
     shutil.rmtree(target, ignore_errors=True)
     with TemporaryDirectory() as temporary:
         data = Path(temporary, "data")
         data.mkdir()
         torch.export.save(export(network, input_spec), data / NETWORK)
-        description = {"input_spec": input_spec.to_dict(), "class_names": class_names}
+        description = {
+            "task": task,
+            "input_spec": input_spec.to_dict(),
+            "class_names": class_names,
+            "divisor": open_sizes(network, input_spec) or 1,
+        }
         (data / DESCRIPTION).write_text(json.dumps(description, indent=2), "utf-8")
         mlflow.pyfunc.save_model(
             path=target,
             loader_module=pyfunc.__name__,
             data_path=str(data),
             code_paths=[str(PACKAGE)],
-            signature=_signature(example, class_names),
+            signature=_signature(task, example, class_names),
             input_example=example,
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIRED],
         )
@@ -82,20 +106,47 @@ def log_model(
 
 
 def export(network: nn.Module, input_spec: InputSpec) -> torch.export.ExportedProgram:
-    """The network as a torch.export program on the CPU, in evaluation mode, for any batch size."""
+    """The network as a torch.export program on the CPU, in evaluation mode, for any batch size.
+
+    Height and width are those of the specification, or open: see :func:`open_sizes`.
+    """
     twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     # Weights that lie channels last are no whole tensors to torch.export.save, which then warns.
     twin = twin.to(memory_format=torch.contiguous_format)
-    # A batch of one would be taken for a constant.
-    images = torch.zeros(2, input_spec.channels, *input_spec.size)
-    return torch.export.export(twin, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    dynamic: dict[int, Any] = {0: torch.export.Dim("batch")}
+    size, step = input_spec.size, open_sizes(network, input_spec)
+    if step is not None:
+        twin = with_fixed_padding(twin)
+        size = (-(-TRACED[0] // step) * step, -(-TRACED[1] // step) * step)
+        dynamic[2], dynamic[3] = (step * torch.export.Dim(name) for name in ("height", "width"))
+    # A batch of one would be taken for a constant, and so would an image of one step, which a trunk
+    # shrinks to one place, if the switch did not tell that nothing depends on a size being 1.
+    # torch.onnx sets it, too.
+    images = torch.zeros(2, input_spec.channels, *size)
+    segments = isinstance(network, ProbabilityMap)
+    with shapes.patch(backed_size_oblivious=segments):  # type: ignore[attr-defined]
+        return torch.export.export(twin, (images,), dynamic_shapes=(dynamic,))
 
 
-def _signature(example: NDArray[Any], class_names: list[str]) -> ModelSignature:
-    images = TensorSpec(example.dtype, (-1, -1, -1, example.shape[-1]))
+def open_sizes(network: nn.Module, input_spec: InputSpec) -> int | None:
+    """Of what the height and width of images are multiples, where an export leaves them open.
+
+    None where it does not: the network of a classifier takes one size, and so does a segmenter
+    whose images are all brought to it.
+    """
+    if isinstance(network, ProbabilityMap) and input_spec.resize in ("fit", "none"):
+        return network.divisor
+    return None
+
+
+def _signature(task: Task, example: NDArray[Any], class_names: list[str]) -> ModelSignature:
+    inputs = Schema([TensorSpec(example.dtype, (-1, -1, -1, example.shape[-1]))])
+    if task == "segmentation":
+        masks = TensorSpec(np.dtype(np.uint8), (-1, -1, -1))
+        return ModelSignature(inputs=inputs, outputs=Schema([masks]))
     scores = [ColSpec("double", f"probability/{name}") for name in class_names]
     outputs = Schema([ColSpec("string", "label"), ColSpec("double", "score"), *scores])
-    return ModelSignature(inputs=Schema([images]), outputs=outputs)
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def _register(tracker: MLflowTracker, name: str, alias: str | None) -> None:

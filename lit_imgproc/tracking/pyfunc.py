@@ -1,25 +1,30 @@
-"""The MLflow model of a classifier: raw images in, a table of probabilities out.
+"""The MLflow model of a classifier or a segmenter: raw images in, answers out.
 
 MLflow imports this module when the model is loaded, in a process that may have nothing of this
 project but the copy beside the model. It needs torch, OpenCV and pandas, and no Lightning.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lit_imgproc.inputs import InputSpec
 
 NETWORK, DESCRIPTION = "network.pt2", "description.json"
 IMAGES_AT_ONCE = 64
 
+Task = Literal["classification", "segmentation"]
 
-class ImageClassifier:
+
+class ExportedNetwork:
     """An exported network behind the input specification that it was evaluated with.
 
     Args:
@@ -30,7 +35,26 @@ class ImageClassifier:
         description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
         self.input_spec = InputSpec.from_dict(description["input_spec"])
         self.class_names: list[str] = description["class_names"]
+        self.divisor: int = description["divisor"]
         self.network = torch.export.load(folder / NETWORK).module()
+
+    def look(self, images: Iterable[NDArray[Any]]) -> Tensor:
+        """What the network says of images ``[H,W,C]`` of one size, each ``[h,w]`` once prepared.
+
+        Returns:
+            float32: ``[N,K]``, or ``[N,K,h,w]``.
+        """
+        values = self.input_spec.to_network(np.stack([self.input_spec(one) for one in images]))
+        height, width = values.shape[1:3]
+        missing = ((0, -height % self.divisor), (0, -width % self.divisor))
+        mirrored = np.pad(values, ((0, 0), *missing, (0, 0)), mode="reflect")
+        with torch.inference_mode():
+            answers: Tensor = self.network(torch.from_numpy(mirrored).permute(0, 3, 1, 2))
+        return answers[..., :height, :width] if answers.ndim == 4 else answers
+
+
+class ImageClassifier(ExportedNetwork):
+    """Says what images show."""
 
     def predict(self, images: NDArray[Any], params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Classify images.
@@ -46,11 +70,7 @@ class ImageClassifier:
         """
         parts = [np.empty((0, len(self.class_names)))]
         for start in range(0, len(images), IMAGES_AT_ONCE):
-            prepared = [self.input_spec(item) for item in images[start : start + IMAGES_AT_ONCE]]
-            values = self.input_spec.to_network(np.stack(prepared))
-            batch = torch.from_numpy(values).permute(0, 3, 1, 2)
-            with torch.inference_mode():
-                parts.append(self.network(batch).double().numpy())
+            parts.append(self.look(images[start : start + IMAGES_AT_ONCE]).double().numpy())
         probabilities = np.concatenate(parts)
         best = probabilities.argmax(axis=1)
         columns: dict[str, Any] = {
@@ -62,6 +82,39 @@ class ImageClassifier:
         return pd.DataFrame(columns)
 
 
-def _load_pyfunc(path: str) -> ImageClassifier:
+class ImageSegmenter(ExportedNetwork):
+    """Says of every pixel of images what it shows."""
+
+    def predict(self, images: NDArray[Any], params: dict[str, Any] | None = None) -> NDArray[Any]:
+        """Name the class of every pixel.
+
+        Args:
+            images: ``[N,H,W,C]``, as for :meth:`ImageClassifier.predict`.
+            params: MLflow's; there are none.
+
+        Returns:
+            uint8 ``[N,H,W]``, numbers of the class names, in pixels of the images as they are
+            given: where the network sees them scaled, its probabilities are scaled back.
+        """
+        masks = np.empty(images.shape[:3], np.uint8)
+        for mask, image in zip(masks, images, strict=True):  # one by one: they may be large
+            probabilities, size = self.look([image]), image.shape[:2]
+            if probabilities.shape[2:] != size:
+                probabilities = F.interpolate(
+                    probabilities, size, mode="bilinear", align_corners=False
+                )
+            mask[:] = probabilities[0].argmax(0).numpy()
+        return masks
+
+
+MODELS: dict[Task, type[ImageClassifier] | type[ImageSegmenter]] = {
+    "classification": ImageClassifier,
+    "segmentation": ImageSegmenter,
+}
+
+
+def _load_pyfunc(path: str) -> ImageClassifier | ImageSegmenter:
     """What MLflow calls, with the folder that was given to ``save_model`` as ``data_path``."""
-    return ImageClassifier(Path(path))
+    description = json.loads(Path(path, DESCRIPTION).read_text("utf-8"))
+    task: Task = description["task"]
+    return MODELS[task](Path(path))

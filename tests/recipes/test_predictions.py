@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from lit_imgproc.data.decode import read_image
 from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
-from lit_imgproc.pictures import annotate, colour
+from lit_imgproc.pictures import annotate, colour, legend, paint
 from lit_imgproc.recipes import predictions
 from lit_imgproc.recipes.predictions import Said, outputs, summary, whole_images, write_coco
 
@@ -55,7 +55,7 @@ def test_answers_of_whole_images_are_left_as_they_are():
     boxes = {"id": "a", "boxes": [[1, 2, 3, 4]], "labels": ["x"], "scores": [0.5], "masks": ["m"]}
     geometry = {"path": "a", "size": [5, 6], "scale": [1, 1]}
     label = {"id": "b", "label": "x", "score": 0.5}
-    whole = whole_images([Said(0, geometry, boxes), Said(1, geometry, label)])
+    whole = list(whole_images([Said(0, geometry, boxes), Said(1, geometry, label)]))
     assert whole == [{**boxes, "size": [5, 6]}, label]
 
 
@@ -151,6 +151,16 @@ def test_each_image_has_a_file_of_its_own(tmp_path):
     assert outputs(files[:1], folder, ".geojson", False) == [folder / "a.geojson"]
 
 
+def test_names_of_volumes_lose_both_of_their_endings_and_folders_nothing(tmp_path):
+    files = [tmp_path / name for name in ("a.nii.gz", "b.NII.GZ", "c.d.nii", "1.2.840")]
+    files[3].mkdir()
+    found = [path.name for path in outputs(files, tmp_path / "out", ".nii.gz", False)]
+    assert found == ["a.nii.gz", "b.nii.gz", "c.d.nii.gz", "1.2.840.nii.gz"]
+    both = [tmp_path / "a.nii", tmp_path / "a.nii.gz"]
+    found = [path.name for path in outputs(both, tmp_path / "out", ".nii.gz", False)]
+    assert found == ["a.nii.nii.gz", "a.nii.gz.nii.gz"]
+
+
 def test_nothing_is_overwritten_unasked_and_the_images_never(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = [Path("a.png"), Path("b.jpg")]
@@ -232,6 +242,34 @@ def test_what_is_too_large_is_not_drawn(tmp_path):
     answer = {"boxes": [], "labels": [], "scores": [], "size": [20_000, 20_000]}
     with pytest.raises(UserError, match=r"20,000x20,000 pixels are too many to draw"):
         predictions.draw(tmp_path / "a.png", None, Path("a.tif"), answer, CLASSES, 0.5)
+
+
+def test_classes_are_laid_over_in_their_colours():
+    picture = np.full((40, 60, 3), 100, np.uint8)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:10], mask[10:20] = 2, 255
+    painted = paint(picture, mask)
+    for row, ink in ((5, colour(2)), (15, (0, 0, 0))):
+        mixed = [round(100 * 0.55 + one * 0.45) for one in ink]
+        assert np.abs(painted[row, 30].astype(int) - mixed).max() <= 1
+    assert (painted[20:] == 100).all()
+    everything = paint(picture, mask, clear=None)
+    assert (everything[20:] != 100).any(2).all()
+    assert (everything[:20] == painted[:20]).all()
+
+
+def test_a_legend_names_the_colours_in_as_many_rows_as_it_needs():
+    names = ["building", "road", "vegetation", "water", "unpaved land"]
+    wide, narrow = (
+        legend(np.full((50, width, 3), 9, np.uint8), names, range(5)) for width in (700, 120)
+    )
+    for drawn in (wide, narrow):
+        assert (drawn[:50] == 9).all()
+        strip = drawn[50:].reshape(-1, 3)
+        for number in range(5):
+            assert (strip == colour(number)).all(1).sum() > 30
+    assert narrow.shape[0] > wide.shape[0] + 40
+    assert legend(wide, [], []).shape == wide.shape
 
 
 # Real data ---------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+import io
+import json
 import subprocess
 import sys
 
@@ -8,7 +10,17 @@ import torch
 from mlflow.tracking import MlflowClient
 from torch import nn
 
+from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
+from lit_imgproc.models.base import Normalization
+from lit_imgproc.models.segmentation.exported import ProbabilityMap
+from lit_imgproc.models.segmentation.module import Segmenter
+from lit_imgproc.models.segmentation.networks import (
+    deeplabv3_mobilenet_v3_large,
+    deeplabv3_plus,
+    unet,
+)
+from lit_imgproc.optim import SGD
 from lit_imgproc.tracking.logger import MLflowTracker
 from lit_imgproc.tracking.model import export, log_model
 
@@ -125,3 +137,171 @@ def test_real_architectures_can_be_exported(name):
     for batch in (1, 3):
         images = torch.rand(batch, 1, *size)
         torch.testing.assert_close(module(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+# Segmenters --------------------------------------------------------------------------------------
+
+NAMES = ["background", "Tür", "window"]
+
+
+def make_segmenter(network=None):
+    torch.manual_seed(0)
+    if network is None:
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, len(NAMES), 2, stride=2),
+        )
+        network(torch.rand(8, 3, 16, 12))
+        network.divisor = 2
+    return ProbabilityMap(Normalization([0.4, 0.5, 0.6], [0.2, 0.25, 0.3]), network)
+
+
+def masks_by_hand(network, spec, images):
+    """What the network answers, at the size of the images."""
+    prepared = torch.from_numpy(np.stack([spec(image) for image in images]))
+    with torch.no_grad():
+        found = network.eval()(prepared.permute(0, 3, 1, 2) / 255.0)
+    size = images.shape[1:3]
+    if found.shape[2:] != size:
+        found = nn.functional.interpolate(found, size, mode="bilinear", align_corners=False)
+    return found.argmax(1).to(torch.uint8).numpy()
+
+
+SPECS = {
+    "squash": InputSpec(3, (17, 12), "squash"),
+    "fit": InputSpec(3, (15, 40), "fit"),
+    "none": InputSpec(3, (15, 40), "none"),
+}
+
+
+@pytest.fixture(params=SPECS)
+def logged_segmenter(request, store, images):
+    tracker = MLflowTracker(
+        experiment="x", uri=store.uri, artifacts=store.artifacts, run_name=None, tags=None
+    )
+    network, spec = make_segmenter(), SPECS[request.param]
+    log_model(
+        tracker,
+        network=network,
+        input_spec=spec,
+        class_names=NAMES,
+        example=images[:1],
+        register=None,
+        alias=None,
+    )
+    tracker.end("FINISHED")
+    return tracker.artifact_dir / "model", network, spec
+
+
+def test_a_segmenter_gives_masks_at_the_size_of_the_images(logged_segmenter):
+    folder, network, spec = logged_segmenter
+    model = mlflow.pyfunc.load_model(str(folder))
+    random = np.random.default_rng(1)
+    for shape in ((5, 20, 30, 3), (1, 31, 17, 3), (1, 2, 3, 3), (0, 8, 8, 3)):
+        images = random.integers(0, 256, shape, dtype=np.uint8)
+        masks = model.predict(images)
+        assert masks.shape == shape[:3]
+        assert masks.dtype == np.uint8
+        if len(images):
+            np.testing.assert_array_equal(masks, masks_by_hand(network, spec, images))
+            assert len(np.unique(masks)) > 1
+    signature = model.metadata.signature
+    assert signature.inputs.inputs[0].shape == (-1, -1, -1, 3)
+    assert signature.outputs.inputs[0].shape == (-1, -1, -1)
+    assert signature.outputs.inputs[0].type == np.uint8
+    description = json.loads((folder / "data" / "data" / "description.json").read_text("utf-8"))
+    assert description["task"] == "segmentation"
+    assert description["class_names"] == NAMES
+    with pytest.raises(mlflow.MlflowException, match="uint8"):
+        model.predict(np.zeros((1, 8, 8, 3), np.float32))
+
+
+@pytest.mark.parametrize("logged_segmenter", ["none"], indirect=True)
+def test_a_segmenter_loads_where_the_project_is_not_and_without_lightning(
+    logged_segmenter, tmp_path
+):
+    folder, *_ = logged_segmenter
+    script = (
+        "import sys, mlflow.pyfunc, numpy as np\n"
+        f"model = mlflow.pyfunc.load_model({str(folder)!r})\n"
+        "assert model.predict(np.zeros((2, 9, 7, 3), np.uint8)).shape == (2, 9, 7)\n"
+        "assert not {'lightning', 'timm', 'segmentation_models_pytorch', 'albumentations'}"
+        " & set(sys.modules)\n"
+        "import lit_imgproc\n"
+        "print(lit_imgproc.__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith(str(folder / "code"))
+
+
+def test_a_segmenter_of_cropped_images_is_refused_in_one_sentence(store, images):
+    tracker = MLflowTracker(
+        experiment="x", uri=store.uri, artifacts=store.artifacts, run_name=None, tags=None
+    )
+    with pytest.raises(UserError, match="squash, fit or none"):
+        log_model(
+            tracker,
+            network=make_segmenter(),
+            input_spec=InputSpec(3, (16, 12), "crop"),
+            class_names=NAMES,
+            example=images[:1],
+            register=None,
+            alias=None,
+        )
+    tracker.end("FINISHED")
+    assert not (tracker.artifact_dir / "model").exists()
+
+
+SEGMENTERS = {
+    "unet": lambda: unet("resnet10t", 3),
+    "deeplabv3_plus": lambda: deeplabv3_plus("resnet10t", 3, output_stride=8),
+    "torchvision": lambda: deeplabv3_mobilenet_v3_large(3),
+    "tensorflow": lambda: unet(
+        "tf_mobilenetv3_small_minimal_100", 3
+    ),  # its padding depends on sizes
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_real_segmenters_can_be_exported_for_images_of_any_size(name):
+    network = make_segmenter(SEGMENTERS[name]()).eval()
+    stored = io.BytesIO()
+    torch.export.save(export(network, InputSpec(3, (64, 96), "none")), stored)
+    stored.seek(0)
+    module = torch.export.load(stored).module()
+    for size in ((64, 96), (32, 32), (32, 160)):  # one step of the network is 32, 8 or 1
+        images = torch.rand(size[0] // 32, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(module(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["unet", "deeplabv3_plus"])
+def test_real_segmenters_can_be_exported_for_one_size_that_they_do_not_take(name):
+    network = make_segmenter(SEGMENTERS[name]()).eval()
+    module = export(network, InputSpec(3, (45, 60), "squash")).module()
+    for batch in (1, 3):
+        images = torch.rand(batch, 3, 45, 60)
+        with torch.no_grad():
+            torch.testing.assert_close(module(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_probability_map_is_what_the_segmenter_says():
+    network = unet("resnet10t", 3)
+    module = Segmenter(
+        network=network, num_classes=3, mean=[0.5] * 3, std=[0.25] * 3, optimizer=SGD(lr=0.1)
+    ).eval()
+    exported = module.export_network()
+    assert isinstance(exported, ProbabilityMap)
+    assert exported.divisor == 32
+    images = torch.rand(2, 3, 45, 70)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), module.scores(images))

@@ -12,7 +12,7 @@ from typing_extensions import override
 from lit_imgproc import optim, pictures
 from lit_imgproc.errors import UserError
 from lit_imgproc.geometry import boxes_to_original, boxes_to_sample
-from lit_imgproc.models.base import Batch, ImageModule, Normalization
+from lit_imgproc.models.base import Batch, ImageModule, choose_normalization
 from lit_imgproc.models.coco_metrics import CocoMetrics
 from lit_imgproc.models.detection.attribution import BoxTarget, matched_score
 from lit_imgproc.models.detection.batch import DetectionBatch
@@ -100,11 +100,7 @@ class Detector(ImageModule):
             known = load_trunk(network, trunk_weights)
         if weights is not None:
             known = load_detector(network, weights, self.class_names)
-        if known is not None and (mean is None or std is None):
-            mean, std = known
-        if mean is None or std is None:
-            raise UserError("mean and std are needed: one value a channel, of images in [0, 1]")
-        self.normalization = Normalization(mean, std)
+        self.normalization = choose_normalization(mean, std, known, weights or trunk_weights)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
 

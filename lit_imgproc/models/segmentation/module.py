@@ -120,6 +120,7 @@ class Segmenter(ImageModule):
         self.class_names = class_names or [str(k) for k in range(num_classes)]
         if len(self.class_names) != num_classes:
             raise UserError(f"{num_classes} classes, but {len(self.class_names)} class names")
+        self.has_background = self.class_names[0] == BACKGROUND
         self.volumetric = any(isinstance(layer, nn.Conv3d) for layer in network.modules())
         self.pad: Pad = lowest if self.volumetric else mirror
         self.auxiliary_weight = auxiliary_weight
@@ -218,14 +219,18 @@ class Segmenter(ImageModule):
         return total / len(self._views)
 
     def _windowed(self, images: Tensor) -> Tensor:
-        if self.window is None:
-            return self(images).float().softmax(1)
+        if (window := self.window) is None:
+            logits: Tensor = self(images)
+            return logits.float().softmax(1)
 
         def look(parts: Tensor) -> Tensor:
             return self.outputs(parts)[0].float().softmax(1)
 
-        options = {"overlap": self.window_overlap, "margin": self.margin, "pad": self.pad}
-        return torch.stack([slide(look, image, self.window, **options) for image in images])
+        def whole(image: Tensor) -> Tensor:
+            overlap, margin = self.window_overlap, self.margin
+            return slide(look, image, window, overlap=overlap, margin=margin, pad=self.pad)
+
+        return torch.stack([whole(image) for image in images])
 
     def each(self, batch: SegmentationBatch) -> Iterator[tuple[Tensor, Tensor]]:
         """Probabilities and masks, of all images at once, or one by one where sizes differ."""
@@ -354,9 +359,10 @@ class Segmenter(ImageModule):
                 pixels, found = pixels[:, shown], found[shown]
                 truth = None if truth is None else truth[shown]
             plain = pictures.tile(pixels)
-            if truth is not None:
-                tiles.append(pictures.caption(pictures.paint(plain, truth), ["is"]))
-            tiles.append(pictures.caption(pictures.paint(plain, found), ["found"]))
+            sides = {"found": found} if truth is None else {"is": truth, "found": found}
+            for said, mask in sides.items():
+                painted = pictures.paint(plain, mask, clear=0 if self.has_background else None)
+                tiles.append(pictures.caption(painted, [said]))
         return pictures.grid(tiles)
 
     def figures(self) -> Mapping[str, "Figure"]:
@@ -367,8 +373,7 @@ class Segmenter(ImageModule):
 
     def attribution_fn(self, target: RegionTarget | None = None) -> Callable[[Tensor], Tensor]:
         """The logit of a class over a region, or over all that the network says is of it."""
-        background = self.class_names[0] == BACKGROUND
-        return region_score(self.forward, target, background=background)
+        return region_score(self.forward, target, background=self.has_background)
 
     def export_network(self) -> nn.Module:
         """From images ``[B, C, H, W]`` in [0, 1] to probabilities ``[B, K, H, W]``."""

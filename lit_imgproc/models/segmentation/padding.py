@@ -40,7 +40,8 @@ def lowest(images: Tensor, before: Sequence[int], after: Sequence[int]) -> Tenso
     size = [a + side + b for a, side, b in zip(before, sides, after, strict=True)]
     least = images.flatten(2).amin(2).view(*images.shape[:2], *[1] * len(size))
     padded = least.expand(*images.shape[:2], *size).clone()
-    padded[(..., *(slice(a, a + side) for a, side in zip(before, sides, strict=True)))] = images
+    middle = [slice(a, a + side) for a, side in zip(before, sides, strict=True)]
+    padded[(slice(None), slice(None), *middle)] = images
     return padded
 
 
