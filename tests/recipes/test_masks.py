@@ -220,7 +220,7 @@ def test_real_rasters(shared_data, tmp_path, name):
     low, high = values[read.valid].min(), values[read.valid].max()
     levels = np.linspace(low, high, 3, dtype=np.float32).tolist()
     run = raster_run(
-        128, raster.channels, levels, (0.0, 255.0) if eight_bit else (float(low), float(high))
+        256, raster.channels, levels, (0.0, 255.0) if eight_bit else (float(low), float(high))
     )
     (path,) = run.write_masks([source], tmp_path)
     with rasterio.open(source) as given, rasterio.open(path) as made:

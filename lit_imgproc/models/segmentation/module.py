@@ -213,10 +213,11 @@ class Segmenter(ImageModule):
         Averaged over windows, weighed by a Gaussian, and over the views of
         ``test_time_augmentation``.
         """
-        total = torch.zeros(())
-        for there, back in self._views:
-            total = total.to(images.device) + back(self._windowed(there(images)))
-        return total / len(self._views)
+        looks = (back(self._windowed(there(images))) for there, back in self._views)
+        total = next(looks)
+        for look in looks:
+            total = total + look
+        return total if len(self._views) == 1 else total / len(self._views)
 
     def _windowed(self, images: Tensor) -> Tensor:
         if (window := self.window) is None:
@@ -230,6 +231,8 @@ class Segmenter(ImageModule):
             overlap, margin = self.window_overlap, self.margin
             return slide(look, image, window, overlap=overlap, margin=margin, pad=self.pad)
 
+        if len(images) == 1:  # which is not copied
+            return whole(images[0])[None]
         return torch.stack([whole(image) for image in images])
 
     def each(self, batch: SegmentationBatch) -> Iterator[tuple[Tensor, Tensor]]:
