@@ -62,7 +62,8 @@ def leave_one_out(recipe: str, epochs: int, overrides: Sequence[str]) -> list[Ru
         train = "".join(str(tile) for tile in TILES if tile not in (test, val))
         splits = f"{{train: ['t[{train}]_*'], val: ['t{val}_*'], test: ['t{test}_*']}}"
         name = f"tracking.run_name=without_tile_{test}"
-        options = (f"data.splits={splits}", f"trainer.max_epochs={epochs}", name, *overrides)
+        length = (f"trainer.max_epochs={epochs}", "trainer.check_val_every_n_epoch=1")
+        options = (f"data.splits={splits}", *length, name, *overrides)
         runs.append(load_recipe(recipe, *options).train())
     return runs
 
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", help="ids of runs, or key=value with --leave-one-out")
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--recipe", default="segmentation/unet_dubai")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
     if given.leave_one_out:
         runs = leave_one_out(given.recipe, given.epochs, given.runs)

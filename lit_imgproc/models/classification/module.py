@@ -24,6 +24,7 @@ from lit_imgproc.models.classification.metrics import (
 )
 from lit_imgproc.models.classification.mixing import Mixing
 from lit_imgproc.models.figures import confusion_figure
+from lit_imgproc.models.views import views
 from lit_imgproc.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Classifier(ImageModule):
         self.label_smoothing = label_smoothing
         self.auxiliary_weight = auxiliary_weight
         self.layer_decay = layer_decay
-        self.test_time_augmentation = test_time_augmentation
+        self._views = [view.there for view in views(test_time_augmentation, 2)[1:]]
         if len(self.class_names) != num_classes:
             raise UserError(f"{num_classes} classes, but {len(self.class_names)} class names")
 
@@ -228,8 +229,8 @@ class Classifier(ImageModule):
     def probabilities(self, images: Tensor, logits: Tensor | None = None) -> Tensor:
         """Probabilities ``[B, K]``, averaged over the views of ``test_time_augmentation``."""
         first: Tensor = self._to_probabilities(self(images) if logits is None else logits)
-        views = [self._to_probabilities(self(view(images))) for view in self._views()]
-        return torch.stack([first, *views]).mean(0) if views else first
+        others = [self._to_probabilities(self(view(images))) for view in self._views]
+        return torch.stack([first, *others]).mean(0) if others else first
 
     def predict_step(self, batch: ClassificationBatch, batch_idx: int) -> list[dict[str, Any]]:
         """One plain dict an image: id, label(s), score(s), and a probability for each class."""
@@ -252,15 +253,6 @@ class Classifier(ImageModule):
         # In float32 at least: half-precision softmax ties what a metric ranks.
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         return logits.sigmoid() if self.multilabel else logits.softmax(1)
-
-    def _views(self) -> list[Callable[[Tensor], Tensor]]:
-        if self.test_time_augmentation == "hflip":
-            return [lambda x: x.flip(-1)]
-        if self.test_time_augmentation == "d4":
-            turns = [lambda x, k=k: x.rot90(k, (-2, -1)) for k in (1, 2, 3)]
-            mirrors = [lambda x, k=k: x.flip(-1).rot90(k, (-2, -1)) for k in range(4)]
-            return [*turns, *mirrors]
-        return []
 
     # Pictures, explanations, export --------------------------------------------------------------
 

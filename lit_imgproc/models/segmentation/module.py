@@ -22,10 +22,10 @@ from lit_imgproc.models.segmentation.exported import ProbabilityMap
 from lit_imgproc.models.segmentation.losses import LossName, SegmentationLoss
 from lit_imgproc.models.segmentation.metrics import BACKGROUND, SegmentationMetrics
 from lit_imgproc.models.segmentation.padding import Pad, inner, lowest, mirror
-from lit_imgproc.models.segmentation.views import Symmetries, views
 from lit_imgproc.models.segmentation.volume_metrics import VolumeMetrics
 from lit_imgproc.models.segmentation.weights import load_segmenter, load_trunk
 from lit_imgproc.models.segmentation.windows import slide
+from lit_imgproc.models.views import Symmetries, views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ class Segmenter(ImageModule):
             looks at whole images.
         window_overlap: of neighbouring windows, as a share of their side.
         test_time_augmentation: averages probabilities over views; see
-            :data:`~lit_imgproc.models.segmentation.views.Symmetries`.
+            :data:`~lit_imgproc.models.views.Symmetries`.
         boundary_tolerance: in pixels, of the boundary F1; None leaves it out.
         surface_tolerance: in millimetres, of the surface Dice of volumes.
         channels_last: lay the weights of a two-dimensional network out channels last.

@@ -271,7 +271,7 @@ def test_multilabel_learns_and_predicts_sets():
 def test_views_are_distinct_and_averaged(views, count):
     module = classifier(test_time_augmentation=views).eval()
     image = torch.rand(1, 1, 28, 28)
-    seen = [image, *[view(image) for view in module._views()]]
+    seen = [image, *[view(image) for view in module._views]]
     assert len({tuple(x.flatten().tolist()) for x in seen}) == count
     expected = torch.stack([module(x).softmax(1) for x in seen]).mean(0)
     torch.testing.assert_close(module.probabilities(image), expected)

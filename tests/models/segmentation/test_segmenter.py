@@ -11,7 +11,6 @@ from lit_imgproc.models.segmentation.module import Segmenter
 from lit_imgproc.models.segmentation.networks import fcn_resnet50, unet
 from lit_imgproc.models.segmentation.padding import inner, lowest, mirror
 from lit_imgproc.models.segmentation.unet_2015 import unet_2015
-from lit_imgproc.models.segmentation.views import views
 from lit_imgproc.optim import SGD, AdamW
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3, "optimizer": SGD(lr=0.1)}
@@ -118,19 +117,6 @@ def test_volumes_go_on_with_their_lowest_value():
     beyond[1:, :4, 2:7] = False
     least = volumes.flatten(2).amin(2)
     assert torch.equal(padded[..., beyond], least[..., None].expand(2, 2, int(beyond.sum())))
-
-
-@pytest.mark.parametrize("symmetries", ["none", "hflip", "d4", "mirrors"])
-@pytest.mark.parametrize("size", [(5, 7), (3, 5, 7)])
-def test_every_view_leads_back(symmetries, size):
-    images = torch.rand(2, 3, *size)
-    looks = views(symmetries, len(size))
-    counts = {"none": 1, "hflip": 2, "d4": 8, "mirrors": 2 ** len(size)}
-    seen = {there(images).flatten()[:9].numpy().tobytes() for there, _ in looks}
-    assert len(looks) == len(seen) == counts[symmetries]
-    assert torch.equal(looks[0].there(images), images)
-    for there, back in looks:
-        assert torch.equal(back(there(images)), images)
 
 
 @pytest.mark.parametrize("symmetries", ["hflip", "d4", "mirrors"])
