@@ -36,4 +36,6 @@ def test_two_ranks_learn_and_measure_what_one_does(options):
     tested = {name for name in one.metrics if name.startswith(("test/", "val/"))}
     assert {"test/iou", "test/case_dice", "test/surface_dice", "val/loss"} <= tested
     for name in tested:
-        assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-3), name
+        # A distance in millimetres jumps with a single voxel of two hundred.
+        room = {"rel": 0.005} if "hd95" in name else {"abs": 1e-3}
+        assert two.metrics[name] == pytest.approx(one.metrics[name], **room), name
