@@ -183,9 +183,19 @@ class Segmenter(ImageModule):
         return self.outputs(self.pad(images, margin, margin))[0]
 
     def losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
-        """The parts of the loss by name; those of the auxiliary heads are one."""
+        """The parts of the loss by name; those of the auxiliary heads are one.
+
+        Raises:
+            UserError: the images differ in size.
+        """
         images = batch["image"]
-        assert isinstance(images, Tensor)
+        if not isinstance(images, Tensor):
+            sizes = sorted({"x".join(map(str, image.shape[1:])) for image in images})
+            raise UserError(
+                f"the images of a training batch are of {', '.join(sizes)} pixels, and have to be "
+                "of one size: end data.augment.train with a crop, or set data.resize to squash, or "
+                "data.batch_size to 1"
+            )
         logits, *auxiliary = self.outputs(images)
         mask, weight = cast(Tensor, batch["mask"]), batch.get("weight")
         mask = inner(mask, logits.shape[2:])

@@ -269,7 +269,10 @@ def test_nothing_is_found_in_nothing():
 
 def test_how_objects_are_split_is_of_the_module():
     batch = batch_of(squares(A, (4, 12), (30, 50)))  # the first two are one bar
-    count = lambda **more: len(segmenter(**more).predict_step(batch, 0)[0]["scores"])  # noqa: E731
+
+    def count(**more):
+        return len(segmenter(**more).predict_step(batch, 0)[0]["scores"])
+
     assert count() == 2
     assert count(min_size=65) == 1
     assert count(threshold=0.95) == 0

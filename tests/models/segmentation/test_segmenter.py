@@ -181,6 +181,11 @@ def test_what_lies_in_the_margin_is_not_learned():
     torch.testing.assert_close(segmenter(Inner()).losses(batch)["cross_entropy"], expected)
 
 
+def test_training_images_of_several_sizes_are_one_sentence():
+    with pytest.raises(UserError, match="of 24x32, 40x20 pixels, and have to be of one size"):
+        segmenter().losses(batch_of(square(), square(40, 20)))
+
+
 def test_weights_of_pixels_reach_the_loss():
     batch = batch_of(square(), square())
     batch["mask"][0, 0, 0] = 1  # the only mistake
