@@ -21,7 +21,9 @@ class Predictions(FollowedImages):
         every_n_epochs: how often to draw them.
     """
 
-    key = "predictions/val"
+    @override
+    def key(self, module: ImageModule) -> str:
+        return "predictions/val"
 
     @override
     def picture(self, module: ImageModule, batch: Batch) -> Picture:

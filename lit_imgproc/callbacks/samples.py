@@ -1,7 +1,7 @@
 """The same few images through a whole training, for predictions and explanations to follow."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
@@ -22,9 +22,6 @@ class FollowedImages(Callback, ABC):
         every_n_epochs: how often to draw them; the last epoch is always drawn.
     """
 
-    key: ClassVar[str]
-    """What the tracker shows the pictures under."""
-
     def __init__(
         self, *, images: Annotated[int, Ge(1)] = 8, every_n_epochs: Annotated[int, Ge(1)] = 1
     ) -> None:
@@ -33,24 +30,39 @@ class FollowedImages(Callback, ABC):
         self._batch: Batch | None = None
 
     @abstractmethod
+    def key(self, module: ImageModule) -> str:
+        """What the tracker shows the pictures under."""
+
+    @abstractmethod
     def picture(self, module: ImageModule, batch: Batch) -> Picture:
         """What is drawn of the batch, which is on the module's device, in the module's state."""
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not `on_validation_end`: by then the EMA callback has taken its average out again.
+        if self.due(trainer):
+            assert isinstance(pl_module, ImageModule)
+            if self._batch is None:
+                self._batch = fixed_samples(trainer.datamodule, self.images)  # type: ignore[attr-defined]
+            self.show(trainer, pl_module, self.key(pl_module), self._batch)
+
+    def due(self, trainer: Trainer) -> bool:
+        """Whether this validation is one after which pictures are drawn."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return False
+        # Where not each epoch is validated, the first validation after a multiple counts for it.
+        passed = trainer.current_epoch % self.every_n_epochs
         last = trainer.current_epoch + 1 == trainer.max_epochs
-        due = last or trainer.current_epoch % self.every_n_epochs == 0
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not due:
-            return
-        assert isinstance(pl_module, ImageModule)
-        if self._batch is None:
-            self._batch = fixed_samples(trainer.datamodule, self.images)  # type: ignore[attr-defined]
-        moved = pl_module.transfer_batch_to_device(self._batch, pl_module.device, 0)
+        return last or passed < (trainer.check_val_every_n_epoch or 1)
+
+    def show(self, trainer: Trainer, module: ImageModule, key: str, batch: Batch) -> None:
+        """Draw a batch of the datamodule, and bring the picture to the tracker."""
+        # As the loop does it for a validation step, so that images have the module's precision.
+        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         # On every rank, not on the first alone: the layers of a sharded network meet in each call.
-        picture = self.picture(pl_module, pl_module.on_after_batch_transfer(moved, 0))
+        picture = self.picture(module, batch)
         if isinstance(trainer.logger, MLflowTracker):
-            trainer.logger.log_image(self.key, picture, step=trainer.global_step)
+            trainer.logger.log_image(key, picture, step=trainer.global_step)
 
 
 def fixed_samples(datamodule: ImageDataModule, count: int) -> Batch:

@@ -13,6 +13,7 @@ from lit_imgproc import __version__
 from lit_imgproc.cli.check import check
 from lit_imgproc.cli.data import app as data
 from lit_imgproc.cli.doctor import doctor
+from lit_imgproc.cli.explain import explain
 from lit_imgproc.cli.list import list_recipes
 from lit_imgproc.cli.predict import predict
 from lit_imgproc.cli.runs import runs
@@ -57,6 +58,7 @@ app.command("check")(check)
 app.command("train")(train)
 app.command("test")(test)
 app.command("predict")(predict)
+app.command("explain")(explain)
 app.add_typer(data, name="data")
 app.command("runs")(runs)
 app.command("sync")(sync)

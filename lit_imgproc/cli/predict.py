@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
@@ -59,7 +59,7 @@ def predict(
     maps = predictions.outputs(files, geojson, ".geojson", overwrite) if geojson else []
     drawings = predictions.outputs(files, draw, ".png", overwrite) if draw else []
     written = predictor.mask_paths(files, masks, overwrite=overwrite) if masks else []
-    names: list[str] = cast(Any, found.module).class_names
+    names = found.module.class_names
     answers = []
     for number, answer in enumerate(
         predictor.stream_masks(files, written) if masks else predictor.stream(files)

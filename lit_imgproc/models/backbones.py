@@ -294,14 +294,17 @@ def feature_map(network: nn.Module, output: Tensor) -> Tensor:
 
     Args:
         network: whose attribution layer it is.
-        output: ``[B, C, h, w]``; ``[B, h, w, C]`` of networks with ``output_fmt`` "NHWC"; or
-            tokens ``[B, N, C]``, where those before the grid of patches are left out.
+        output: ``[B, C, h, w]``, or ``[B, C, d, h, w]`` of volumes; ``[B, h, w, C]`` of networks
+            with ``output_fmt`` "NHWC"; or tokens ``[B, N, C]``, where those before the grid of
+            patches are left out.
 
     Raises:
         UserError: the output has no places.
     """
     if output.ndim == 4:
         return output.permute(0, 3, 1, 2) if _channels_last(network) else output
+    if output.ndim == 5:
+        return output
     if output.ndim != 3:
         raise UserError(
             f"{type(network).__name__}: the layer to explain has an output of shape "

@@ -13,6 +13,7 @@ from typing_extensions import override
 from lit_imgproc import optim
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.backbones import attribution_layer, feature_map
+from lit_imgproc.models.targets import Box, Target, Targets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,13 +80,16 @@ class ImageModule(LightningModule):
     """The base of every LightningModule here: eight-bit batches, sharding, the shared contract.
 
     A family defines ``network``, ``normalization``, ``optimizer`` and ``schedule``, and overrides
-    what differs.
+    what differs. Its ``validation_step`` may return ``{"wrong": values}``, how wrong it is of each
+    image ``[B]``, on the device: ``callbacks.explain`` looks for the worst ones by it.
     """
 
     network: nn.Module
     normalization: Normalization
     optimizer: optim.Optimizer
     schedule: optim.Schedule | None
+    class_names: list[str]
+    """Of families that know classes."""
     volumetric: bool = False
     """Whether it looks at volumes ``[B, C, D, H, W]``."""
     localized: ClassVar[bool] = False
@@ -182,15 +186,40 @@ class ImageModule(LightningModule):
 
     # What the tracker, the explanations and the export ask for -----------------------------------
 
-    def attribution_fn(self, target: Any = None) -> Callable[[Tensor], Tensor]:
+    def attribution_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
         """A function from images ``[B, C, H, W]`` in [0, 1] to one score an image ``[B]``.
 
-        An explanation differentiates it. ``target`` says what the score is of; None stands for
-        what the network itself answers.
+        An explanation differentiates it.
         """
         raise UserError(
             f"{type(self).__name__} has nothing that an explanation could differentiate"
         )
+
+    def confidence_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
+        """A function from images to how sure the network is of the target, in [0, 1]: ``[B]``.
+
+        What an explanation is measured by.
+        """
+        raise UserError(f"{type(self).__name__} does not say how sure it is")
+
+    def attribution_targets(
+        self, batch: Batch, label: int | None = None, box: Box | None = None
+    ) -> list[Target | None]:
+        """What is to be explained of each image: what the network answers, or what is asked for.
+
+        Args:
+            batch: images on the module's device.
+            label: the class to explain; None takes the answer that stands out most.
+            box: where to explain it, xyxy in pixels of the batch's images; None takes where the
+                network finds it.
+
+        Returns:
+            One an image; None where the network finds nothing.
+
+        Raises:
+            UserError: what the network says is of an image as a whole, and there is a box.
+        """
+        raise UserError(f"{type(self).__name__} does not say what could be explained")
 
     def attribution_layer(self) -> nn.Module:
         """The layer whose activations a class activation map weighs."""

@@ -171,12 +171,17 @@ class Volumes:
         classes = shares(counts, self.module.class_names)
         return {"mask": labels, "classes": classes, "size": list(labels.shape)}
 
-    def _labels(self, image: Path | NDArray[Any]) -> tuple[Mask, dict[str, Any]]:
+    def samples(self, image: Path | NDArray[Any]) -> list[dict[str, Any]]:
+        """The volume, or all of its slices, prepared as for evaluation."""
         samples = self.reader.samples(image) if isinstance(image, Path) else [self._sample(image)]
         if (channels := len(samples[0]["image"])) != self.spec.channels:
             raise UserError(
                 f"{image}: has {channels} channels where {self.spec.channels} are needed."
             )
+        return samples
+
+    def _labels(self, image: Path | NDArray[Any]) -> tuple[Mask, dict[str, Any]]:
+        samples = self.samples(image)
         parts: list[tuple[Scores, dict[str, Any]]] = []
         for first in range(0, len(samples), self.batch_size):
             some = samples[first : first + self.batch_size]

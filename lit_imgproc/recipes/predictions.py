@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,23 +192,43 @@ def _ids(
     path: Path, files: Sequence[str], class_names: Sequence[str]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """The ids that an annotation file has for images, by the ends of their paths, and classes."""
-    try:
-        given = json.loads(path.read_bytes())
-        known = {str(image["file_name"]): image["id"] for image in given["images"]}
-        categories = {str(one["name"]): one["id"] for one in given["categories"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as annotations of COCO ({error})") from error
-    images: dict[str, int] = {}
-    for file in files:
-        parts = Path(file).absolute().parts
-        ends = ["/".join(parts[first:]) for first in range(1, len(parts))]
-        name = next((end for end in ends if end in known), None)
-        if name is None:
-            raise UserError(f"{path}: has no image {ends[-1]}")
-        images[file] = known[name]
+    given = read_coco(path)
+    known = {str(image["file_name"]): image["id"] for image in given["images"]}
+    images = {file: known[known_name(path, known, file)] for file in files}
+    categories = {str(one["name"]): one["id"] for one in given["categories"]}
     if missing := [name for name in class_names if name not in categories]:
         raise UserError(f"{path}: has no category {', '.join(missing)}")
     return images, categories
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """A COCO file as it is.
+
+    Raises:
+        UserError: It has no images or no categories.
+    """
+    try:
+        given: dict[str, Any] = json.loads(path.read_bytes())
+        for key, name in (("images", "file_name"), ("categories", "name")):
+            for one in given[key]:
+                _ = one["id"], one[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as annotations of COCO ({error})") from error
+    return given
+
+
+def known_name(path: Path, known: Collection[str], file: str) -> str:
+    """The name that an annotation file ``path`` has for an image: the end of its path.
+
+    Raises:
+        UserError: It has none.
+    """
+    parts = Path(file).absolute().parts
+    ends = ["/".join(parts[first:]) for first in range(1, len(parts))]
+    name = next((end for end in ends if end in known), None)
+    if name is None:
+        raise UserError(f"{path}: has no image {ends[-1]}")
+    return name
 
 
 def write_geojson(path: Path, file: Path, answer: Answer) -> None:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from lit_imgproc.data.base import ImageDataModule
 from lit_imgproc.data.medical.base import VolumeData
+from lit_imgproc.data.readable import collate
 from lit_imgproc.errors import UserError
 from lit_imgproc.geometry import geometry_of
 from lit_imgproc.inputs import InputSpec
-from lit_imgproc.models.base import ImageModule
+from lit_imgproc.models.base import Batch, ImageModule
 from lit_imgproc.models.segmentation.instance_module import InstanceSegmenter
 from lit_imgproc.models.segmentation.module import Segmenter
 from lit_imgproc.recipes import masks
@@ -86,6 +87,28 @@ class Predictor:
             else:
                 yield from whole_images(self._said(some))
 
+    def looks(self, images: Images) -> Iterator[Batch]:
+        """What the network sees of each image: a batch of one on its device.
+
+        A raster that is read in tiles is one a tile, a volume that is looked at in slices one a
+        slice.
+
+        Args:
+            images: See :meth:`lit_imgproc.recipes.run.Run.predict`.
+        """
+        for given in self._given(images):
+            if isinstance(self.whole, masks.Volumes) and self.whole.takes(given.image):
+                for sample in self.whole.samples(given.image):
+                    yield self._on_device(cast(Batch, collate(([sample], []))))
+            else:
+                for look in self._opened([given]):
+                    yield self._on_device(self._batch([look]))
+
+    def _on_device(self, batch: Batch) -> Batch:
+        module = self.module
+        moved = module.transfer_batch_to_device(batch, module.device, 0)
+        return module.on_after_batch_transfer(moved, 0)
+
     def mask_paths(self, files: Sequence[Path], folder: Path, *, overwrite: bool) -> list[Path]:
         """Where the masks of files are to be written.
 
@@ -151,11 +174,11 @@ class Predictor:
 
     def _said(self, given: Iterable["_Given"]) -> Iterator[Said]:
         """What the network says of each of them."""
-        module, opened = self.module, self._opened(given)
+        opened = self._opened(given)
         while group := list(islice(opened, self.batch_size)):
-            batch = module.transfer_batch_to_device(self._batch(group), module.device, 0)
+            batch = self._on_device(self._batch(group))
             with torch.inference_mode():
-                answers = module.predict_step(module.on_after_batch_transfer(batch, 0), 0)
+                answers = self.module.predict_step(batch, 0)
             for look, geometry, answer in zip(group, batch["geometry"], answers, strict=True):
                 yield Said(look.image, geometry, answer)
 

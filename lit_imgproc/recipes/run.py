@@ -12,9 +12,12 @@ from mlflow.entities import Run as Record
 
 from lit_imgproc import checkpoints
 from lit_imgproc.data.base import ImageDataModule
+from lit_imgproc.explain.explanation import Report
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
+from lit_imgproc.models.targets import Box
 from lit_imgproc.recipes.build import build, untrained
+from lit_imgproc.recipes.explanations import explain_run, write
 from lit_imgproc.recipes.predictor import Images, Predictor
 from lit_imgproc.recipes.quiet import quiet
 from lit_imgproc.tracking.records import (
@@ -185,6 +188,84 @@ class Run:
             and answered as a whole; its mask is 255 where it has no data.
         """
         return list(self.predictor(batch_size).stream(images))
+
+    def explain(
+        self,
+        images: Images | None = None,
+        *,
+        methods: Sequence[str] | None = None,
+        target: str | int | None = None,
+        box: Box | None = None,
+        annotations: Path | None = None,
+        count: int = 8,
+        measure: bool = False,
+        seed: int = 0,
+    ) -> Report:
+        """Explain what the best state of the run answers of images.
+
+        Example:
+            >>> run = load_run("ab12")  # doctest: +SKIP
+            >>> run.explain("shoe.png", methods=["grad_cam"]).explanations[0].maps["grad_cam"].shape
+            (28, 28)
+
+        Args:
+            images: as :meth:`predict` takes them; None takes validation images, some of each class.
+            methods: keys of :data:`lit_imgproc.explain.methods.METHODS`; None takes three that suit
+                the network.
+            target: the class to explain, by name or number; None takes the answer to each image.
+            box: where to explain it, xyxy in pixels of the file: an object, or the region of a
+                class; None takes where the network finds it. Not for classifiers.
+            annotations: a COCO file with boxes of the images, for the pointing game.
+            count: how many validation images.
+            measure: whether to measure how faithful the maps are, which takes a multiple of the
+                time.
+            seed: of what is drawn at random.
+
+        Returns:
+            What is said of each image, with its maps as arrays, and of each method.
+
+        Raises:
+            UserError: there is nothing to explain, or no such method, class or file.
+        """
+        return explain_run(
+            self,
+            images,
+            methods=methods,
+            target=target,
+            box=box,
+            annotations=annotations,
+            count=count,
+            measure=measure,
+            seed=seed,
+        )
+
+    def write_explanations(
+        self,
+        report: Report,
+        folder: str | Path,
+        *,
+        features: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write a page, a picture an image and the numbers, and add them to the run's record.
+
+        In MLflow they are the artifacts ``explanations/TIME``, and the numbers metrics
+        ``explain/METHOD/NUMBER`` at the step of the checkpoint.
+
+        Args:
+            report: of :meth:`explain`.
+            folder: where to write ``index.html``, ``NAME.png`` and ``numbers.json``.
+            features: whether to add what the network has learned: its filters, feature maps, dead
+                filters, what excites it most, and how the validation images lie to each other.
+            overwrite: whether there may be a page already.
+
+        Returns:
+            The page, which needs no other file.
+
+        Raises:
+            UserError: there is a page, and it is not to be replaced.
+        """
+        return write(self, report, Path(folder), features=features, overwrite=overwrite)
 
     def write_masks(
         self, images: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False

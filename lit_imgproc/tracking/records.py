@@ -157,6 +157,15 @@ def add_metrics(run: Run, metrics: dict[str, float], *, step: int, uri: str) -> 
     open_client(uri, create=False).log_batch(run.info.run_id, metrics=points)
 
 
+def add_artifacts(run: Run, folder: Path, path: str, *, uri: str) -> None:
+    """Add the files of a folder as the artifacts ``path`` after a run has ended.
+
+    Raises:
+        StoreUnavailable: The store does not answer.
+    """
+    open_client(uri, create=False).log_artifacts(run.info.run_id, str(folder), path)
+
+
 def ui_command(uri: str, port: int = 5000) -> list[str]:
     """The command that shows a store in a browser: MLflow's UI, or the server's own page."""
     if uri.startswith(("http://", "https://")):

@@ -8,7 +8,7 @@ from torch import nn
 from lit_imgproc import pictures
 from lit_imgproc.callbacks.explain import Explain
 from lit_imgproc.models.base import ImageModule, Normalization
-from lit_imgproc.models.detection.attribution import matched_score
+from lit_imgproc.models.detection.attribution import BoxTarget, matched_score
 from lit_imgproc.models.detection.module import Detector
 from lit_imgproc.models.detection.networks import faster_rcnn
 from lit_imgproc.optim import SGD
@@ -16,6 +16,10 @@ from lit_imgproc.optim import SGD
 
 class Spots(ImageModule):
     """Finds the one bright cell of an image: its score is the cell's brightness."""
+
+    localized = True
+
+    class_names = ("grey", "white")
 
     def __init__(self, finds=True):
         super().__init__()
@@ -26,8 +30,11 @@ class Spots(ImageModule):
 
     def look(self, images):
         found = []
-        for image in images:
-            cells = self.network(image[None])[0, 0]
+        height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+        padded = [
+            nn.functional.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images
+        ]
+        for cells in self.network(torch.stack(padded))[:, 0]:  # at once, as detectors do
             row, column = divmod(int(cells.argmax()), cells.shape[1])
             corner = torch.tensor([column, row, column + 1, row + 1.0])
             count = int(self.finds)
@@ -46,8 +53,14 @@ class Spots(ImageModule):
     def predict_step(self, batch, batch_idx):
         return [{"boxes": one["boxes"].tolist()} for one in self.detect(batch)]
 
+    def attribution_targets(self, batch, label=None, box=None):
+        return [
+            BoxTarget(1, one["boxes"][0].tolist()) if len(one["boxes"]) else None
+            for one in self.detect(batch)
+        ]
+
     def attribution_fn(self, target=None):
-        self.asked.append(target)
+        self.asked += target if isinstance(target, list) else [target]
         return matched_score(self.network, self.look, target)
 
     def attribution_layer(self):
@@ -80,7 +93,8 @@ def test_the_map_of_each_image_is_of_its_best_object_with_its_box(sizes):
     picture = Explain(images=2).picture(module, batch_of(*sizes))
     assert [target.label for target in module.asked] == [1, 1]
     assert [list(target.box) for target in module.asked] == [[32, 16, 40, 24]] * 2
-    height, width = max(h for h, _ in sizes) + 8, max(w for _, w in sizes) + 8
+    # Below each map a line names the class.
+    height, width = max(h for h, _ in sizes) + 8 + 19, max(w for _, w in sizes) + 8
     assert picture.shape == (2 * (height + 4) + 4, 2 * (width + 4) + 4, 3)
     for row in range(2):  # the cell at the right: a margin of 4, and another of the cell's own
         top, left = 8 + row * (height + 4), 8 + width + 4

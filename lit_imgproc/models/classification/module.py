@@ -24,6 +24,7 @@ from lit_imgproc.models.classification.metrics import (
 )
 from lit_imgproc.models.classification.mixing import Mixing
 from lit_imgproc.models.figures import confusion_figure
+from lit_imgproc.models.targets import Box, Target, Targets
 from lit_imgproc.models.views import views
 from lit_imgproc.models.weights import load_weights
 
@@ -189,10 +190,18 @@ class Classifier(ImageModule):
     # Evaluation ----------------------------------------------------------------------------------
 
     @override
-    def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> None:
-        logits = self(batch["image"])
-        self.mean_loss.update(self.loss(logits, batch["label"]), len(logits))
-        self.val_metrics.update(self._to_probabilities(logits), batch["label"].long())
+    def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> dict[str, Tensor]:
+        logits, labels = self(batch["image"]), batch["label"]
+        self.mean_loss.update(self.loss(logits, labels), len(logits))
+        self.val_metrics.update(self._to_probabilities(logits), labels.long())
+        return {"wrong": self._wrong(logits.detach().float(), labels)}
+
+    def _wrong(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy of each image ``[B]``, without weights and smoothing."""
+        if self.multilabel:
+            labels = labels.to(logits.dtype)
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+        return F.cross_entropy(logits, labels, reduction="none")
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -256,14 +265,27 @@ class Classifier(ImageModule):
 
     # Pictures, explanations, export --------------------------------------------------------------
 
-    def attribution_fn(self, target: int | None = None) -> Callable[[Tensor], Tensor]:
-        """The logit of class ``target``, or of the class that the network itself answers."""
+    @override
+    def attribution_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
+        """The logit of a class, or of the class that the network itself answers."""
+        return lambda images: _chosen(self(images), target)
 
-        def score(images: Tensor) -> Tensor:
-            logits: Tensor = self(images)
-            return logits.amax(1) if target is None else logits[:, target]
+    @override
+    def confidence_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
+        """The probability of a class, or of the class that the network itself answers."""
+        return lambda images: _chosen(self._to_probabilities(self(images)), target)
 
-        return score
+    @override
+    def attribution_targets(
+        self, batch: Batch, label: int | None = None, box: Box | None = None
+    ) -> list[Target | None]:
+        """The class asked for, or the one that each image most probably shows."""
+        if box is not None:
+            raise UserError("a classifier answers of images as a whole: no box can be explained")
+        if label is not None:
+            return [Target(label)] * len(batch["image"])
+        with torch.inference_mode():
+            return [Target(k) for k in self(batch["image"]).argmax(1).tolist()]
 
     def draw(self, batch: Batch, output: list[dict[str, Any]]) -> pictures.Picture:
         """Each image with its true label and the prediction, green where they agree."""
@@ -299,3 +321,13 @@ class Classifier(ImageModule):
         """From images ``[B, C, H, W]`` in [0, 1] to probabilities ``[B, K]``."""
         last: nn.Module = nn.Sigmoid() if self.multilabel else nn.Softmax(1)
         return nn.Sequential(self.normalization, self.network, last).eval()
+
+
+def _chosen(values: Tensor, target: Targets) -> Tensor:
+    """Of values ``[B, K]`` those of the target's class ``[B]``, or the greatest."""
+    if target is None:
+        return values.amax(1)
+    if isinstance(target, Target):
+        return values[:, target.label]
+    labels = torch.tensor([one.label for one in target], device=values.device)
+    return values.gather(1, labels[:, None])[:, 0]

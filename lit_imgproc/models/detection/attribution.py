@@ -10,28 +10,51 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from lit_imgproc.models.objects import Detections
+from lit_imgproc.models.targets import Box, Target
 
 ALL = 1_000_000
 """More detections than any network makes of an image."""
 
 
 @dataclass(frozen=True)
-class BoxTarget:
+class BoxTarget(Target):
     """An object that an explanation is asked for.
 
     Attributes:
-        box: xyxy, in pixels of the images that are explained.
         label: Its class, an index of the class names.
+        box: xyxy, in pixels of the images that are explained.
     """
 
     box: Sequence[float]
-    label: int
+
+
+def object_target(
+    found: Detections, label: int | None = None, box: Box | None = None
+) -> BoxTarget | None:
+    """What there is to explain of one image: None where nothing is found.
+
+    Args:
+        found: In the image, best first.
+        label: The class; None takes any.
+        box: Where, xyxy in pixels of the image; None takes the object that is surest.
+    """
+    labels, boxes = found["labels"], found["boxes"]
+    if box is not None and label is not None:
+        return BoxTarget(label, box)
+    if box is not None:
+        overlap = box_iou(boxes, boxes.new_tensor([box]))[:, 0]
+        there = bool((overlap > 0).any())
+        return BoxTarget(int(labels[overlap.argmax()]), box) if there else None
+    for k, corners in zip(labels.tolist(), boxes.tolist(), strict=True):
+        if label in (None, k):
+            return BoxTarget(k, corners)
+    return None
 
 
 def matched_score(
     network: nn.Module,
     look: Callable[[list[Tensor]], list[Detections]],
-    target: BoxTarget | None = None,
+    target: BoxTarget | Sequence[BoxTarget] | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """A function from images ``[B, C, H, W]`` to the score of one object in each ``[B]``.
 
@@ -45,14 +68,15 @@ def matched_score(
     Args:
         network: A detector of torchvision or one like them, in eval mode.
         look: What it finds in images ``[C, H, W]``, labels from 0.
-        target: The same for all images; None stands for what the network is most sure of, which
-            has an IoU of 1 with itself.
+        target: The same for all images, or one an image; None stands for what the network is most
+            sure of, which has an IoU of 1 with itself.
     """
 
     def score(images: Tensor) -> Tensor:
         with _unfiltered(network):
             found = look(list(images))
-        return torch.stack([_of_one(one, target) for one in found])
+        targets = target if isinstance(target, Sequence) else [target] * len(found)
+        return torch.stack([_of_one(*pair) for pair in zip(found, targets, strict=True)])
 
     return score
 

@@ -1,7 +1,7 @@
 """The detector: how any network learns to find objects, with their masks if it can."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from lit_imgproc.errors import UserError
 from lit_imgproc.geometry import boxes_to_original, boxes_to_sample
 from lit_imgproc.models.base import Batch, ImageModule, choose_normalization
 from lit_imgproc.models.coco_metrics import CocoMetrics
-from lit_imgproc.models.detection.attribution import BoxTarget, matched_score
+from lit_imgproc.models.detection.attribution import matched_score, object_target
 from lit_imgproc.models.detection.batch import DetectionBatch
 from lit_imgproc.models.detection.exchange import answers, targets, truths
 from lit_imgproc.models.detection.views import with_views
@@ -22,6 +22,7 @@ from lit_imgproc.models.detection.weights import load_detector, load_trunk
 from lit_imgproc.models.figures import confusion_figure, precision_recall_figure
 from lit_imgproc.models.objects import Detections
 from lit_imgproc.models.rle import decoded, numbered, rles
+from lit_imgproc.models.targets import Box, Target, Targets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +67,8 @@ class Detector(ImageModule):
     Raises:
         UserError: weights that do not fit, or no normalization to be had.
     """
+
+    localized = True
 
     def __init__(
         self,
@@ -241,12 +244,30 @@ class Detector(ImageModule):
             tiles.append(pictures.caption(found, ["found"]))
         return pictures.grid(tiles)
 
-    def attribution_fn(self, target: BoxTarget | None = None) -> Callable[[Tensor], Tensor]:
+    @override
+    def attribution_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
         """The score of the object ``target`` in each image, or of what the network is surest of.
 
         See :func:`~lit_imgproc.models.detection.attribution.matched_score`.
         """
-        return matched_score(self.network, self._look, target)
+        return matched_score(self.network, self._look, cast(Any, target))
+
+    @override
+    def confidence_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
+        """The same score: a probability times an IoU."""
+        return self.attribution_fn(target)
+
+    @override
+    def attribution_targets(
+        self, batch: Batch, label: int | None = None, box: Box | None = None
+    ) -> list[Target | None]:
+        """The object in each image that the network is surest of, of the class asked for.
+
+        Of a box it is that box, of the class asked for or of what is found there.
+        """
+        with torch.inference_mode():
+            found = self.detect(cast(DetectionBatch, batch))
+        return [object_target(one, label, box) for one in found]
 
     def figures(self) -> Mapping[str, "Figure"]:
         """Precision-recall curves and the confusion matrix of the test that has just ended."""

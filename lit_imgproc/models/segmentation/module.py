@@ -16,8 +16,8 @@ from lit_imgproc.errors import UserError
 from lit_imgproc.models.base import Batch, ImageModule, choose_normalization
 from lit_imgproc.models.class_weights import class_weights as balance
 from lit_imgproc.models.figures import confusion_figure
-from lit_imgproc.models.segmentation.attribution import RegionTarget, region_score
-from lit_imgproc.models.segmentation.batch import SegmentationBatch
+from lit_imgproc.models.segmentation.attribution import region_score, region_targets
+from lit_imgproc.models.segmentation.batch import IGNORE, SegmentationBatch
 from lit_imgproc.models.segmentation.exported import ProbabilityMap
 from lit_imgproc.models.segmentation.losses import LossName, SegmentationLoss
 from lit_imgproc.models.segmentation.metrics import BACKGROUND, SegmentationMetrics
@@ -25,6 +25,7 @@ from lit_imgproc.models.segmentation.padding import Pad, inner, lowest, mirror
 from lit_imgproc.models.segmentation.volume_metrics import VolumeMetrics
 from lit_imgproc.models.segmentation.weights import load_segmenter, load_trunk
 from lit_imgproc.models.segmentation.windows import slide
+from lit_imgproc.models.targets import Box, Target, Targets
 from lit_imgproc.models.views import Symmetries, views
 
 if TYPE_CHECKING:
@@ -255,21 +256,29 @@ class Segmenter(ImageModule):
             yield self.scores(image[None]), mask[None]
 
     @override
-    def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
-        self.measure(self.val_metrics, batch)
+    def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> dict[str, Tensor]:
+        return {"wrong": self.measure(self.val_metrics, batch)}
 
     @override
     def test_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
         self.measure(self.test_metrics, batch)
 
-    def measure(self, metrics: SegmentationMetrics, batch: SegmentationBatch) -> None:
-        """Compare a batch, at the size that the network sees, with what is there."""
-        first = 0
+    def measure(self, metrics: SegmentationMetrics, batch: SegmentationBatch) -> Tensor:
+        """Compare a batch, at the size that the network sees, with what is there.
+
+        Returns:
+            The share of the pixels of each image that are wrong, float32 ``[B]``.
+        """
+        first, shares = 0, []
         for scores, mask in self.each(batch):
             loss = self.loss(scores.clamp_min(LEAST).log(), mask)
             self.mean_loss.update(loss, len(mask))
             self.compare(metrics, scores, mask, batch, first)
             first += len(mask)
+            counted = mask != IGNORE
+            wrong = (scores.argmax(1) != mask) & counted
+            shares.append(wrong.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1))
+        return torch.cat(shares)
 
     def compare(
         self,
@@ -384,9 +393,40 @@ class Segmenter(ImageModule):
             return {}
         return {"confusion_matrix": confusion_figure(self._counts, self.class_names)}
 
-    def attribution_fn(self, target: RegionTarget | None = None) -> Callable[[Tensor], Tensor]:
+    @override
+    def attribution_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
         """The logit of a class over a region, or over all that the network says is of it."""
-        return region_score(self.forward, target, background=self.has_background)
+        asked = cast(Any, target)
+        return region_score(self.forward, asked, background=self.has_background)
+
+    @override
+    def confidence_fn(self, target: Targets = None) -> Callable[[Tensor], Tensor]:
+        """The probability of a class over a region."""
+        asked, background = cast(Any, target), self.has_background
+        return region_score(self.forward, asked, background=background, probabilities=True)
+
+    @override
+    def attribution_targets(
+        self, batch: Batch, label: int | None = None, box: Box | None = None
+    ) -> list[Target | None]:
+        """A class over all that the network says is of it, or over a box.
+
+        It is the one asked for, or the one that covers most but for the background.
+        """
+        images = batch["image"]
+        if box is not None and self.volumetric:
+            raise UserError("a box of an image cannot be explained of a volume")
+        # A region is differentiated with later, which a tensor of inference mode cannot be.
+        with torch.inference_mode(False), torch.no_grad():
+            # One by one where their sizes differ.
+            stacks = [images] if isinstance(images, Tensor) else [one[None] for one in images]
+            return [
+                target
+                for stack in stacks
+                for target in region_targets(
+                    self(stack), label, box=box, background=self.has_background
+                )
+            ]
 
     def export_network(self) -> nn.Module:
         """From images ``[B, C, H, W]`` in [0, 1] to probabilities ``[B, K, H, W]``."""

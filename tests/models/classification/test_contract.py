@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from lit_imgproc.data.imagenet.datamodule import ImageFolder
-from lit_imgproc.explain.gradcam import grad_cam
+from lit_imgproc.explain.cam import grad_cam
 from lit_imgproc.models.classification.module import Classifier
+from lit_imgproc.models.targets import Target
 from lit_imgproc.optim import SGD, Cosine
 from lit_imgproc.recipes import registry
 from lit_imgproc.tracking.model import export
@@ -136,7 +137,10 @@ def test_contract(name, data, tmp_path):
 
     # A map for each image, of its size.
     maps = grad_cam(
-        module.attribution_fn(0), inputs["image"], module.attribution_layer(), module.feature_map
+        module.attribution_fn(Target(0)),
+        inputs["image"],
+        module.attribution_layer(),
+        module.feature_map,
     )
     assert maps.shape == (8, *data.input_spec().size)
     assert maps.isfinite().all()

@@ -12,6 +12,7 @@ from lit_imgproc.errors import UserError
 from lit_imgproc.models.classification.metrics import per_class_accuracy
 from lit_imgproc.models.classification.module import Classifier
 from lit_imgproc.models.classification.networks import convnet, googlenet, resnet20
+from lit_imgproc.models.targets import Target
 from lit_imgproc.optim import SGD, Adam, OneCycle
 
 
@@ -301,5 +302,25 @@ def test_an_attribution_is_of_the_class_asked_for_or_of_the_answer():
     module = classifier().eval()
     images = torch.rand(2, 1, 28, 28)
     logits = module(images)
-    torch.testing.assert_close(module.attribution_fn(1)(images), logits[:, 1])
+    torch.testing.assert_close(module.attribution_fn(Target(1))(images), logits[:, 1])
     torch.testing.assert_close(module.attribution_fn()(images), logits.amax(1))
+    each = module.attribution_fn([Target(1), Target(0)])(images)
+    torch.testing.assert_close(each, torch.stack([logits[0, 1], logits[1, 0]]))
+
+
+def test_how_sure_it_is_of_a_class_is_its_probability():
+    module = classifier().eval()
+    images = torch.rand(2, 1, 28, 28)
+    shares = module(images).softmax(1)
+    torch.testing.assert_close(module.confidence_fn(Target(1))(images), shares[:, 1])
+    torch.testing.assert_close(module.confidence_fn()(images), shares.amax(1))
+
+
+def test_what_is_explained_is_its_answer_or_the_class_asked_for():
+    module = classifier().eval()
+    batch = {"image": torch.rand(2, 1, 28, 28)}
+    answers = module(batch["image"]).argmax(1).tolist()
+    assert module.attribution_targets(batch) == [Target(k) for k in answers]
+    assert module.attribution_targets(batch, 1) == [Target(1), Target(1)]
+    with pytest.raises(UserError, match="no box can be explained"):
+        module.attribution_targets(batch, 1, (0, 0, 5, 5))

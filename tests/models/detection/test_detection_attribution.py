@@ -8,12 +8,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
-from lit_imgproc.explain.gradcam import grad_cam
-from lit_imgproc.models.detection.attribution import BoxTarget, matched_score
+from lit_imgproc.explain.cam import grad_cam
+from lit_imgproc.models.detection.attribution import BoxTarget, matched_score, object_target
 from lit_imgproc.models.detection.networks import Padding
 
 ANCHORS = {"rpn_anchor_generator": AnchorGenerator(((16,),), ((1.0,),))}
-SQUARE = BoxTarget((24, 16, 40, 32), 1)
+SQUARE = BoxTarget(1, (24, 16, 40, 32))
 """The anchor that :func:`scene` has an object of class 1 in."""
 
 
@@ -109,17 +109,17 @@ def test_the_greatest_product_of_score_and_iou_counts():
     boxes = [[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 10], [20, 20, 30, 30]]
     found, look = told(boxes, [0, 0, 1, 0], [0.5, 0.9, 1.0, 1.0])
     images = torch.zeros(2, 3, 32, 32)
-    first = matched_score(Told(), look, BoxTarget((0, 0, 10, 10), 0))(images)
+    first = matched_score(Told(), look, BoxTarget(0, (0, 0, 10, 10)))(images)
     torch.testing.assert_close(first, torch.full((2,), 0.72))  # 0.9 * 0.8 > 0.5 * 1
     first[0].backward()
     torch.testing.assert_close(found["scores"].grad, torch.tensor([0.0, 0.8, 0.0, 0.0]))
-    other = matched_score(Told(), look, BoxTarget((0, 0, 10, 5), 1))(images)
+    other = matched_score(Told(), look, BoxTarget(1, (0, 0, 10, 5)))(images)
     torch.testing.assert_close(other, torch.full((2,), 0.5))
     best = matched_score(Told(), look)(images)
     torch.testing.assert_close(best, torch.ones(2))
 
 
-@pytest.mark.parametrize("target", [None, BoxTarget((0, 0, 9, 9), 0)])
+@pytest.mark.parametrize("target", [None, BoxTarget(0, (0, 0, 9, 9))])
 def test_where_nothing_is_found_the_score_is_zero_and_so_is_its_gradient(target):
     found, look = told([], [], [])
     score = matched_score(Told(), look, target)(torch.zeros(1, 3, 8, 8))
@@ -128,11 +128,31 @@ def test_where_nothing_is_found_the_score_is_zero_and_so_is_its_gradient(target)
     assert found["scores"].grad.shape == (0,)
 
 
+def test_each_image_can_have_a_target_of_its_own():
+    _, look = told([[0, 0, 10, 10], [20, 20, 30, 30]], [0, 1], [0.5, 0.25])
+    targets = [BoxTarget(1, (20, 20, 30, 30)), BoxTarget(0, (0, 0, 10, 5))]
+    scores = matched_score(Told(), look, targets)(torch.zeros(2, 3, 32, 32))
+    torch.testing.assert_close(scores, torch.tensor([0.25, 0.25]))
+
+
+def test_what_is_explained_is_the_surest_object_of_what_is_asked_for():
+    found, _ = told([[0, 0, 9, 9], [0, 0, 9, 6], [20, 20, 30, 30]], [1, 0, 2], [0.9, 0.8, 0.7])
+    assert object_target(found) == BoxTarget(1, [0, 0, 9, 9])
+    assert object_target(found, 2) == BoxTarget(2, [20, 20, 30, 30])
+    assert object_target(found, 3) is None
+    # Of a box, what overlaps it most, or what is said to be there.
+    assert object_target(found, box=(0, 0, 9, 5)) == BoxTarget(0, (0, 0, 9, 5))
+    assert object_target(found, 3, (0, 0, 9, 5)) == BoxTarget(3, (0, 0, 9, 5))
+    assert object_target(found, box=(40, 40, 50, 50)) is None
+    assert object_target(told([], [], [])[0]) is None
+    assert object_target(told([], [], [])[0], box=(0, 0, 9, 5)) is None
+
+
 def test_a_box_of_no_area_or_of_another_class_is_not_met():
     _, look = told([[0, 0, 0, 0], [0, 0, 9, 9]], [0, 1], [1.0, 1.0])
     images = torch.zeros(1, 3, 8, 8)
-    assert matched_score(Told(), look, BoxTarget((0, 0, 9, 9), 0))(images).tolist() == [0]
-    assert matched_score(Told(), look, BoxTarget((0, 0, 9, 9), 7))(images).tolist() == [0]
+    assert matched_score(Told(), look, BoxTarget(0, (0, 0, 9, 9)))(images).tolist() == [0]
+    assert matched_score(Told(), look, BoxTarget(7, (0, 0, 9, 9)))(images).tolist() == [0]
 
 
 def test_the_score_is_the_probability_of_the_class_in_the_box():

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lit_imgproc.errors import UserError
-from lit_imgproc.explain.gradcam import grad_cam
-from lit_imgproc.models.segmentation.attribution import RegionTarget, region_score
+from lit_imgproc.explain.cam import grad_cam, hires_cam
+from lit_imgproc.models.segmentation.attribution import RegionTarget, region_score, region_targets
 from lit_imgproc.models.segmentation.module import Segmenter
 from lit_imgproc.models.segmentation.networks import unet
 from lit_imgproc.optim import SGD
@@ -126,18 +126,18 @@ class Cells(nn.Module):
         return nn.functional.interpolate(pixelwise(self.cells(images)), scale_factor=4)
 
 
-@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("method", [grad_cam, hires_cam])
 @pytest.mark.parametrize(
     ("label", "rows", "columns"), [(1, (4, 12), (4, 16)), (2, (16, 20), (20, 24))]
 )
-def test_grad_cam_points_at_the_region(label, rows, columns, local):
+def test_a_map_points_at_the_region(label, rows, columns, method):
     network, image = Cells(), scene(24, 32)[None]
     # The map is bilinear from cells of four pixels: it reaches two pixels further.
     near = block(24, 32, rows=(rows[0] - 2, rows[1] + 2), columns=(columns[0] - 2, columns[1] + 2))
     for region in (None, block(24, 32, rows=rows, columns=columns)):
         score = region_score(network, RegionTarget(label, region))
         with torch.inference_mode():
-            (heat,) = grad_cam(score, image, network.cells, local=local)
+            (heat,) = method(score, image, network.cells)
         assert (heat > 0).equal(near)
 
 
@@ -146,11 +146,48 @@ def test_only_a_gradient_of_each_place_tells_two_like_objects_apart():
     image[0, 0, 4:12, 4:12] = image[0, 0, 4:12, 20:28] = 1
     asked = RegionTarget(1, block(24, 32, rows=(4, 12), columns=(4, 12)))
     mean, each = (
-        grad_cam(region_score(network, asked), image, network.cells, local=local)[0]
-        for local in (False, True)
+        method(region_score(network, asked), image, network.cells)[0]
+        for method in (grad_cam, hires_cam)
     )
     torch.testing.assert_close(mean[:, :16].sum(), mean[:, 16:].sum())
     assert each[:, 16:].sum() == 0 < each[:, :16].sum()
+
+
+def answer_of(*rows):
+    """Logits ``[1, 3, 2, 4]`` whose greatest are of these classes."""
+    mask = torch.tensor(rows)
+    return torch.nn.functional.one_hot(mask, 3).permute(2, 0, 1)[None].float()
+
+
+def test_what_is_explained_is_what_covers_most_or_what_is_asked_for():
+    logits = torch.cat([answer_of([0, 0, 0, 1], [0, 0, 2, 2]), answer_of([0] * 4, [0] * 4)])
+    first, second = region_targets(logits, background=True)
+    assert (first.label, first.region.tolist()) == (2, [[False] * 4, [False, False, True, True]])
+    assert second is None
+    assert region_targets(logits)[0].label == 0
+    asked, missing = region_targets(logits, 1)
+    assert (asked.label, asked.region.sum()) == (1, 1)
+    assert missing is None
+
+
+def test_a_box_is_a_region_of_what_covers_most_of_it():
+    logits = answer_of([0, 0, 1, 1], [0, 0, 2, 1])
+    (found,) = region_targets(logits, box=(1.9, 0, 4, 2))
+    assert (found.label, found.region.tolist()) == (1, [[False, False, True, True]] * 2)
+    (found,) = region_targets(logits, 0, box=(-3, 0, 1, 1))
+    assert (found.label, found.region.sum(), found.region[0, 0]) == (0, 1, True)
+    with pytest.raises(UserError, match="no pixel of the image lies in the box"):
+        region_targets(logits, box=(7, 0, 9, 2))
+
+
+def test_how_sure_it_is_of_a_region_is_the_mean_probability():
+    logits = answer_of([0, 0, 1, 1], [0, 0, 2, 1]).repeat(2, 1, 1, 1)
+    region = torch.tensor([[False, False, True, True], [False] * 4])
+    targets = [RegionTarget(1, region), RegionTarget(2, ~region)]
+    sure = region_score(lambda images: logits, targets, probabilities=True)(torch.zeros(2, 1, 2, 4))
+    shares = logits.softmax(1)
+    expected = torch.stack([shares[0, 1][region].mean(), shares[1, 2][~region].mean()])
+    torch.testing.assert_close(sure, expected)
 
 
 def test_a_segmenter_is_explained_through_its_network():

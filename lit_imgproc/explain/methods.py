@@ -1,0 +1,160 @@
+"""Explanation maps by the name of their method."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_imgproc.errors import UserError
+from lit_imgproc.explain.undisturbed import undisturbed
+from lit_imgproc.models.base import ImageModule
+from lit_imgproc.models.targets import Target
+
+Cam = Literal["grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "score_cam"]
+Method = Literal[
+    Cam,
+    "attention_rollout",
+    "attention_gradient",
+    "integrated_gradients",
+    "smooth_grad",
+    "occlusion",
+    "gradient_shap",
+    "kernel_shap",
+]
+"""What the maps are called everywhere."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is worth knowing of a method.
+
+    Attributes:
+        title: Its name in the literature.
+        paper: The arXiv id or DOI of its paper.
+        file: The file of this folder that its function, of the method's name, lies in.
+        signed: Whether what speaks against the target is below 0, and not left out.
+    """
+
+    title: str
+    paper: str
+    file: Literal["cam", "attention", "gradients", "occlusion", "shapley"]
+    signed: bool = False
+
+
+METHODS: dict[Method, About] = {
+    "grad_cam": About("Grad-CAM", "1610.02391", "cam"),
+    "grad_cam_plus_plus": About("Grad-CAM++", "1710.11063", "cam"),
+    "hires_cam": About("HiResCAM", "2011.08891", "cam"),
+    "layer_cam": About("Layer-CAM", "10.1109/TIP.2021.3089943", "cam"),
+    "score_cam": About("Score-CAM", "1910.01279", "cam"),
+    "attention_rollout": About("Attention rollout", "2005.00928", "attention"),
+    "attention_gradient": About("Gradient-weighted attention", "2103.15679", "attention"),
+    "integrated_gradients": About("Integrated gradients", "1703.01365", "gradients", signed=True),
+    "smooth_grad": About("SmoothGrad", "1706.03825", "gradients"),
+    "occlusion": About("Occlusion", "1311.2901", "occlusion", signed=True),
+    "gradient_shap": About("GradientSHAP", "1705.07874", "shapley", signed=True),
+    "kernel_shap": About("KernelSHAP", "1705.07874", "shapley", signed=True),
+}
+
+
+ONE_LOOK = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam")
+"""Methods that ask the network once, so that they explain a whole batch at once."""
+
+
+def known_method(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in METHODS:
+        raise UserError(f"there is no explanation method {name!r}; there are {', '.join(METHODS)}")
+    return name
+
+
+def attribution_maps(
+    module: ImageModule,
+    images: Tensor | Sequence[Tensor],
+    targets: Sequence[Target | None],
+    method: Method,
+    *,
+    background: Tensor | None = None,
+    seed: int = 0,
+) -> list[Tensor]:
+    """Explain what a module answers of images, in eval mode; the module is left as it was.
+
+    Args:
+        module: on any device.
+        images: ``[B, C, *S]`` on it, or a list of ``[C, *S]`` where their sizes differ.
+        targets: one an image, as of ``attribution_targets``; None where nothing was found.
+        method: a key of :data:`METHODS`.
+        background: training images ``[N, C, *S]``, which the SHAP methods compare with.
+        seed: of what a method draws at random.
+
+    Returns:
+        A float32 map ``[*S]`` an image, not scaled; zero where there is no target.
+
+    Raises:
+        UserError: the method is not for such a network, or misses its background.
+    """
+    with undisturbed(module):
+        explain = _explainer(module, method, background, seed)
+        found = [target for target in targets if target is not None]
+        if method in ONE_LOOK and isinstance(images, Tensor) and len(found) == len(images):
+            return list(explain(module.attribution_fn(found), images))
+        # The others show the network many versions of an image: one image at a time.
+        return [
+            torch.zeros(image.shape[1:], device=image.device)
+            if target is None
+            else explain(module.attribution_fn(target), image[None])[0]
+            for image, target in zip(images, targets, strict=True)
+        ]
+
+
+def _explainer(
+    module: ImageModule, method: Method, background: Tensor | None, seed: int
+) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
+    """From a score and images to maps."""
+    file = METHODS[method].file
+    # Captum and the like are imported for the methods that want them alone.
+    function = getattr(import_module(f"lit_imgproc.explain.{file}"), method)
+    if file == "cam":
+        layer, feature_map = module.attribution_layer(), module.feature_map
+        return partial(function, layer=layer, feature_map=feature_map)
+    if file == "attention":
+        return partial(function, network=module.network)
+    if file == "shapley":
+        if background is None:
+            raise UserError(f"{method} compares with images of the training data: give some")
+        return lambda score, images: function(
+            score, images, _of_size(background, images), seed=seed
+        )
+    return partial(function, seed=seed) if method == "smooth_grad" else function
+
+
+def _of_size(background: Tensor, images: Tensor) -> Tensor:
+    """Background images at the size of those that are explained, where sizes differ."""
+    size = images.shape[2:]
+    if background.shape[2:] == size:
+        return background
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    return F.interpolate(background, size, mode=mode, align_corners=False)
+
+
+def default_methods(module: ImageModule) -> list[Method]:
+    """What suits a module: a map of its features, one of single pixels and one of covered parts."""
+    return [module_cam(module), "integrated_gradients", "occlusion"]
+
+
+def module_cam(module: ImageModule) -> Cam:
+    """The class activation map that suits a module.
+
+    Only a map that weighs each place by its own gradient knows which of several like objects is
+    meant, and where a region lies.
+    """
+    return "hires_cam" if module.localized else "grad_cam"
