@@ -1,13 +1,13 @@
 """``lit-imgproc data``: prepare, verify, measure and show the data of a recipe, and fit anchors."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lit_imgproc.cli.arguments import AsJson, Overrides, RecipeName, Toy
+from lit_imgproc.cli.progress import progress
 
 if TYPE_CHECKING:
     from lit_imgproc.data.base import ImageDataModule
@@ -41,7 +41,7 @@ def prepare(
     """
     data = _datamodule(recipe, overrides, toy)
     if shards is None:
-        print(f"prepared {data.prepare_cache(_progress)}")
+        print(f"prepared {data.prepare_cache(progress)}")
         return
     from lit_imgproc.data.imagenet.image_folder import ImageFolder
     from lit_imgproc.data.shards import write_shards
@@ -50,7 +50,7 @@ def prepare(
         raise typer.BadParameter(
             "only of an image_folder can shards be made", param_hint="--shards"
         )
-    write_shards(data, shards, _progress)
+    write_shards(data, shards, progress)
     print(f"prepared {shards}")
 
 
@@ -68,7 +68,7 @@ def verify(
 
     from lit_imgproc.data.verify import verify
 
-    report = verify(_datamodule(recipe, overrides, toy), _progress)
+    report = verify(_datamodule(recipe, overrides, toy), progress)
     for remark in report.remarks:
         print(f"remark: {remark}")
     for problem in report.problems:
@@ -103,7 +103,7 @@ def stats(
 
     from lit_imgproc.data import stats as statistics
 
-    found = statistics.stats(_datamodule(recipe, overrides, toy), _progress)
+    found = statistics.stats(_datamodule(recipe, overrides, toy), progress)
     splits = Table("", *found, box=None)
     for name, row in statistics.rows(found):
         splits.add_row(name, *row)
@@ -135,7 +135,7 @@ def anchors(
 
     from lit_imgproc.data.anchors import fit, rows, training_boxes
 
-    boxes = training_boxes(_datamodule(recipe, overrides, toy), _progress)
+    boxes = training_boxes(_datamodule(recipe, overrides, toy), progress)
     found = fit(boxes, [stride * 2**level for level in range(levels)])
     table = Table(f"of {found.boxes} boxes", "fitted", "by default", box=None)
     for row in rows(found):
@@ -182,9 +182,3 @@ def _datamodule(recipe: str, overrides: list[str] | None, toy: bool) -> "ImageDa
     from lit_imgproc.recipes.experiment import load_data
 
     return load_data(recipe, *(overrides or ()), toy=toy)
-
-
-def _progress(values: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-    from rich.progress import track
-
-    return track(values, f"{what:>8}", total, transient=True)

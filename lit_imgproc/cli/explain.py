@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lit_imgproc.cli.arguments import AsJson, RunId, Uri
+from lit_imgproc.cli.progress import progress
 
 
 def explain(
@@ -69,6 +70,7 @@ def explain(
         count=count,
         measure=measure,
         seed=seed,
+        progress=progress,
     )
     page = found.write_explanations(report, folder, features=features, overwrite=overwrite)
     for one in report.explanations:

@@ -1,10 +1,10 @@
 """Explanation maps by the name of their method."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,11 @@ METHODS: dict[Method, About] = {
 ONE_LOOK = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam")
 """Methods that ask the network once, so that they explain a whole batch at once."""
 
+SAMPLED = ("smooth_grad", "gradient_shap", "kernel_shap")
+"""Methods that draw at random."""
+MOST_AT_ONCE = 32
+"""So many versions of a small image are shown to a network together."""
+
 
 def known_method(name: str) -> Method:
     """The method of a name.
@@ -103,38 +108,61 @@ def attribution_maps(
         UserError: the method is not for such a network, or misses its background.
     """
     with undisturbed(module):
-        explain = _explainer(module, method, background, seed)
         found = [target for target in targets if target is not None]
         if method in ONE_LOOK and isinstance(images, Tensor) and len(found) == len(images):
-            return list(explain(module.attribution_fn(found), images))
+            return list(_maps(module, images, module.attribution_fn(found), method))
         # The others show the network many versions of an image: one image at a time.
         return [
             torch.zeros(image.shape[1:], device=image.device)
             if target is None
-            else explain(module.attribution_fn(target), image[None])[0]
+            else _maps(
+                module, image[None], module.attribution_fn(target), method, background, seed
+            )[0]
             for image, target in zip(images, targets, strict=True)
         ]
 
 
-def _explainer(
-    module: ImageModule, method: Method, background: Tensor | None, seed: int
-) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
-    """From a score and images to maps."""
+def _maps(
+    module: ImageModule,
+    images: Tensor,
+    score: Callable[[Tensor], Tensor],
+    method: Method,
+    background: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Call the function of a method with what it wants to know: maps ``[B, *S]``."""
     file = METHODS[method].file
-    # Captum and the like are imported for the methods that want them alone.
-    function = getattr(import_module(f"lit_imgproc.explain.{file}"), method)
+    arguments: dict[str, Any] = {}
     if file == "cam":
-        layer, feature_map = module.attribution_layer(), module.feature_map
-        return partial(function, layer=layer, feature_map=feature_map)
-    if file == "attention":
-        return partial(function, network=module.network)
-    if file == "shapley":
+        arguments = {"layer": module.attribution_layer(), "feature_map": module.feature_map}
+    elif file == "attention":
+        arguments = {"network": module.network}
+    elif file == "shapley":
         if background is None:
             raise UserError(f"{method} compares with images of the training data: give some")
-        return lambda score, images: function(
-            score, images, _of_size(background, images), seed=seed
-        )
-    return partial(function, seed=seed) if method == "smooth_grad" else function
+        arguments = {"background": _of_size(background, images)}
+    if method in SAMPLED:
+        arguments["seed"] = seed
+    if takes_many_looks(method):
+        arguments["batch_size"] = looks_at_once(images)
+    # Captum and the like are imported for the methods that want them alone.
+    function = getattr(import_module(f"lit_imgproc.explain.{file}"), method)
+    maps: Tensor = function(score, images, **arguments)
+    return maps
+
+
+def takes_many_looks(method: Method) -> bool:
+    """Whether a method shows the network dozens or hundreds of versions of an image."""
+    return method not in ONE_LOOK and METHODS[method].file != "attention"
+
+
+def looks_at_once(images: Tensor) -> int:
+    """How many versions of images ``[B, C, *S]`` a network is shown together.
+
+    Of those larger than 224 pixels a side it is fewer, so that what layers put out fits in memory.
+    """
+    pixels = math.prod(images.shape[2:])
+    return max(1, min(MOST_AT_ONCE, MOST_AT_ONCE * 224 * 224 // pixels))
 
 
 def _of_size(background: Tensor, images: Tensor) -> Tensor:
@@ -147,8 +175,14 @@ def _of_size(background: Tensor, images: Tensor) -> Tensor:
 
 
 def default_methods(module: ImageModule) -> list[Method]:
-    """What suits a module: a map of its features, one of single pixels and one of covered parts."""
-    return [module_cam(module), "integrated_gradients", "occlusion"]
+    """What suits a module: maps of its features, and for classifiers of pixels and covered parts.
+
+    Where images are large, as those of detectors and segmenters are, methods that take many looks
+    take minutes an image on a CPU, and have to be asked for.
+    """
+    if module.localized:
+        return ["hires_cam", "layer_cam"]
+    return ["grad_cam", "integrated_gradients", "occlusion"]
 
 
 def module_cam(module: ImageModule) -> Cam:

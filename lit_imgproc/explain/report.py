@@ -1,7 +1,8 @@
 """Images explained, and the explanations measured."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from lit_imgproc.explain import faithfulness, sanity
 from lit_imgproc.explain.explanation import Explanation, Report
-from lit_imgproc.explain.methods import Method, attribution_maps
+from lit_imgproc.explain.methods import Method, attribution_maps, looks_at_once, takes_many_looks
 from lit_imgproc.explain.undisturbed import undisturbed
 from lit_imgproc.geometry import boxes_to_sample
 from lit_imgproc.models.base import Batch, ImageModule
 from lit_imgproc.models.targets import Box, Target
 
+Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
+"""Passes an iterable on while it shows how far it is: of what, and of how many if known."""
 RANDOM = "random"
 """What a map of noise is called, which measures are compared with."""
 CHECKED = 8
@@ -31,6 +34,7 @@ def explain(
     background: Tensor | None = None,
     measure: bool = True,
     seed: int = 0,
+    progress: Progress = lambda values, what, total: values,
 ) -> Report:
     """Explain what a module answers of images, and measure how faithful the maps are.
 
@@ -45,12 +49,13 @@ def explain(
         measure: whether to measure: deletion and insertion cost some 60 looks at each image and
             method, the sanity check one to a dozen maps more of :data:`CHECKED` images.
         seed: of everything that is drawn at random.
+        progress: passes images and methods on while it shows how far it is.
 
     Raises:
         UserError: the module or a method has nothing to explain here.
     """
     explanations, explained = [], []
-    for batch in batches:
+    for batch in progress(batches, "explained", None):
         images = batch["image"]
         with torch.inference_mode():
             (prediction,) = module.predict_step(batch, 0)
@@ -85,10 +90,8 @@ def explain(
         report.agreement = faithfulness.agreement(
             {method: [one[method] for one in maps if method in one] for method in methods}
         )
-        for method in methods:
-            report.similarity[method] = _similarity(
-                module, explained[:CHECKED], method, background, seed
-            )
+        for method in progress(methods, "checked", len(methods)):
+            report.similarity[method] = _similarity(module, explained, method, background, seed)
         report.failed = [
             method for method, row in report.similarity.items() if row and row[-1] >= sanity.FAILED
         ]
@@ -104,7 +107,9 @@ def _measured(
     numbers = {}
     with undisturbed(module):
         for method, one in heat.items():
-            curves = faithfulness.deletion_and_insertion(confidence, image, one)
+            curves = faithfulness.deletion_and_insertion(
+                confidence, image, one, batch_size=looks_at_once(image[None])
+            )
             numbers[method] = {
                 "deletion": curves.deletion_auc,
                 "insertion": curves.insertion_auc,
@@ -138,7 +143,11 @@ def _similarity(
     background: Tensor | None,
     seed: int,
 ) -> list[float]:
-    """How alike the maps of the trained network are to those of one with random weights."""
+    """How alike the maps of the trained network are to those of one with random weights.
+
+    Methods that take many looks are checked with all layers random alone, on fewer images.
+    """
+    explained = explained[: CHECKED // 2 if takes_many_looks(method) else CHECKED]
     if not explained:
         return []
 
@@ -150,7 +159,8 @@ def _similarity(
 
     with undisturbed(module):
         images = [one[0] for one, _ in explained]
-        return sanity.sanity_check(module, maps, images=images, seed=seed)
+        shares = (1.0,) if takes_many_looks(method) else (0.25, 0.5, 0.75, 1.0)
+        return sanity.sanity_check(module, maps, images=images, shares=shares, seed=seed)
 
 
 def _in_sample(batch: Batch, box: Box | None) -> Box | None:

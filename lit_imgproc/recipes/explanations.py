@@ -20,7 +20,7 @@ from lit_imgproc.explain.drawing import picture
 from lit_imgproc.explain.explanation import Report
 from lit_imgproc.explain.methods import METHODS, default_methods, known_method
 from lit_imgproc.explain.page import page
-from lit_imgproc.explain.report import explain
+from lit_imgproc.explain.report import Progress, explain
 from lit_imgproc.geometry import boxes_to_sample
 from lit_imgproc.models.base import Batch, ImageModule
 from lit_imgproc.models.targets import Box
@@ -48,6 +48,7 @@ def explain_run(
     count: int,
     measure: bool,
     seed: int,
+    progress: Progress,
 ) -> Report:
     """See :meth:`lit_imgproc.recipes.run.Run.explain`."""
     predictor = run.predictor(batch_size=1)
@@ -72,6 +73,7 @@ def explain_run(
         background=background,
         measure=measure,
         seed=seed,
+        progress=progress,
     )
 
 

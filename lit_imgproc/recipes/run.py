@@ -13,6 +13,7 @@ from mlflow.entities import Run as Record
 from lit_imgproc import checkpoints
 from lit_imgproc.data.base import ImageDataModule
 from lit_imgproc.explain.explanation import Report
+from lit_imgproc.explain.report import Progress
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.models.targets import Box
@@ -200,6 +201,7 @@ class Run:
         count: int = 8,
         measure: bool = False,
         seed: int = 0,
+        progress: Progress = lambda values, what, total: values,
     ) -> Report:
         """Explain what the best state of the run answers of images.
 
@@ -210,7 +212,7 @@ class Run:
 
         Args:
             images: as :meth:`predict` takes them; None takes validation images, some of each class.
-            methods: keys of :data:`lit_imgproc.explain.methods.METHODS`; None takes three that suit
+            methods: keys of :data:`lit_imgproc.explain.methods.METHODS`; None takes a few that suit
                 the network.
             target: the class to explain, by name or number; None takes the answer to each image.
             box: where to explain it, xyxy in pixels of the file: an object, or the region of a
@@ -220,6 +222,7 @@ class Run:
             measure: whether to measure how faithful the maps are, which takes a multiple of the
                 time.
             seed: of what is drawn at random.
+            progress: passes images and methods on while it shows how far it is.
 
         Returns:
             What is said of each image, with its maps as arrays, and of each method.
@@ -237,6 +240,7 @@ class Run:
             count=count,
             measure=measure,
             seed=seed,
+            progress=progress,
         )
 
     def write_explanations(

@@ -60,6 +60,7 @@ def test_what_is_asked_reaches_the_run(explain, tmp_path):
     )  # fmt: skip
     assert (code, errors) == (0, "")
     images, options = run.asked
+    assert list(options.pop("progress")("ab", "explained", None)) == ["a", "b"]
     assert [path.name for path in images] == ["a.png", "b.png"]
     assert options == {
         "methods": ["grad_cam", "kernel_shap"], "target": "cat", "box": (1, 2, 30, 40.5),

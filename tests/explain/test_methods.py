@@ -13,6 +13,7 @@ from lit_imgproc.explain.methods import (
     attribution_maps,
     default_methods,
     known_method,
+    looks_at_once,
 )
 from lit_imgproc.models.backbones import create_timm
 from lit_imgproc.models.base import ImageModule, Normalization
@@ -129,3 +130,9 @@ def test_what_lies_somewhere_has_a_map_that_is_local():
     assert default_methods(module)[0] == "grad_cam"
     module.__class__ = type("Localized", (Corners,), {"localized": True})
     assert default_methods(module)[0] == "hires_cam"
+
+
+def test_large_images_are_shown_in_fewer_versions_at_once():
+    assert looks_at_once(torch.zeros(1, 3, 28, 28)) == 32
+    assert looks_at_once(torch.zeros(1, 3, 448, 448)) == 8
+    assert looks_at_once(torch.zeros(1, 1, 64, 128, 128)) == 1
