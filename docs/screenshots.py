@@ -1,6 +1,7 @@
 """Photograph a run in the MLflow UI with headless Chromium, for the pictures of the README.
 
     python docs/screenshots.py RUN [--uri sqlite:///mlruns/mlflow.db] [--out docs/images]
+                               [--page explanations/RUN/index.html]
 
 Needs Debian's ``chromium`` and ``chromium-driver`` and the ``docs`` extra. Exits with 1 where the
 page does not show the charts or the maps.
@@ -70,12 +71,23 @@ def save(driver: webdriver.Chrome, path: Path, height: int) -> None:
     cv2.imwrite(str(path), pixels[:height])
 
 
+def stacked(parts: list[WebElement]) -> np.ndarray:
+    """Pictures of parts of a page, one below the other on white."""
+    shots = [cv2.imdecode(np.frombuffer(p.screenshot_as_png, np.uint8), 1) for p in parts]
+    width = max(shot.shape[1] for shot in shots)
+    margins = [((8, 8), (0, width - shot.shape[1]), (0, 0)) for shot in shots]
+    return np.concatenate(
+        [np.pad(s, m, constant_values=250) for s, m in zip(shots, margins, strict=True)]
+    )
+
+
 def main() -> None:
     """Start the UI, open the run's charts and its maps, and save a picture of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("--uri", default=default_store())
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--page", type=Path, help="a page of `lit-imgproc explain`")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     server = f"http://127.0.0.1:{PORT}"
@@ -86,13 +98,19 @@ def main() -> None:
         wait = WebDriverWait(driver, 90)
         run = find_run(arguments.run, arguments.uri)
         page = run_url(run, server)
-        images = artifact_file(run, "images", arguments.uri).glob("explanations~*.png")
+        images = artifact_file(run, "images", arguments.uri).glob("explanations~grad_cam+*.png")
         shutil.copy(
             max(images, key=lambda path: path.stat().st_mtime), arguments.out / "grad_cam.png"
         )
         shutil.copy(
             artifact_file(run, "figures/confusion_matrix.png", arguments.uri), arguments.out
         )
+
+        if arguments.page is not None:
+            driver.get(arguments.page.absolute().as_uri())
+            table = driver.find_element(By.CSS_SELECTOR, "table.measures")
+            cards = driver.find_elements(By.TAG_NAME, "article")[:3]
+            cv2.imwrite(str(arguments.out / "explanations.png"), stacked([table, *cards]))
 
         driver.get(f"{page}/model-metrics")
         wait.until(lambda d: "explanations/grad_cam" in d.find_element(By.TAG_NAME, "body").text)

@@ -1,6 +1,6 @@
 """An exponential moving average of the weights."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Interval
 from lightning.pytorch import LightningModule, Trainer
@@ -35,3 +35,13 @@ class EMA(WeightAveraging):
         self._average_model = AveragedModel(
             pl_module, device=pl_module.device, use_buffers=True, **self._kwargs
         )
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take both up where a fit goes on. What is tested is the average, and was loaded already.
+
+        The base would put the weights being trained back in its place before a test, too.
+        """
+        if trainer.state.fn == "fit":
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

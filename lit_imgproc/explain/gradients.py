@@ -31,7 +31,8 @@ def integrated_gradients(
             given one: what the network answers may change on the way.
         images: ``[B, C, *S]``, as ``score`` takes them.
         baseline: an image ``[C, *S]`` or ``[1, C, *S]`` without what is looked for, on the device
-            of ``images``; None is zero everywhere, black.
+            of ``images``. None is the mean colour of each image: black, which the paper takes, is
+            no absence where a network has never seen it, and leaves what is black in an image out.
         steps: gradients that are taken of each image.
         batch_size: how many images are scored at a time.
 
@@ -45,23 +46,25 @@ def integrated_gradients(
     from captum.attr import IntegratedGradients
 
     with torch.inference_mode(False), torch.no_grad():
-        start = torch.zeros_like(images[:1]) if baseline is None else baseline.clone()
-        if start.shape not in (images.shape[1:], (1, *images.shape[1:])):
+        if baseline is None:
+            space = tuple(range(2, images.ndim))
+            baseline = images.mean(space, keepdim=True).expand_as(images)
+        elif baseline.shape not in (images.shape[1:], (1, *images.shape[1:])):
             raise UserError(
-                f"the baseline is of shape {list(start.shape)}, and must be of that of an image: "
-                f"{list(images.shape[1:])}"
+                f"the baseline is of shape {list(baseline.shape)}, and must be of that of an "
+                f"image: {list(images.shape[1:])}"
             )
-        # The copy is for a network whose first layer works in place.
+        # The copies are for a network whose first layer works in place.
         method = IntegratedGradients(lambda points: score(points.clone()))
         maps = [
             method.attribute(
                 image[None],
-                start.view(1, *image.shape),
+                start[None],
                 n_steps=steps,
                 method="gausslegendre",
                 internal_batch_size=batch_size,
             ).sum(1)
-            for image in images.clone()
+            for image, start in zip(images.clone(), baseline.clone().expand_as(images), strict=True)
         ]
         return torch.cat(maps).float()
 

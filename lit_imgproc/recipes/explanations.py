@@ -189,14 +189,17 @@ def numbers(report: Report) -> dict[str, Any]:
 
 
 def _metrics(report: Report) -> dict[str, float]:
-    """The numbers of a report by the names that MLflow knows them by."""
+    """The numbers of a report by the names that MLflow knows them by.
+
+    With dots: MLflow's page makes a section of whatever stands before the last slash.
+    """
     metrics = {
-        f"{method}/{name}": value
+        f"{method}.{name}": value
         for method, means in report.means.items()
         for name, value in means.items()
     }
-    metrics |= {f"{method}/similarity": row[-1] for method, row in report.similarity.items() if row}
+    metrics |= {f"{method}.similarity": row[-1] for method, row in report.similarity.items() if row}
     for first, row in report.agreement.items():
         # Each pair once: the table of agreement is symmetric.
-        metrics |= {f"{first}/agreement/{other}": v for other, v in row.items() if first < other}
+        metrics |= {f"{first}.agreement.{other}": v for other, v in row.items() if first < other}
     return {name: value for name, value in metrics.items() if np.isfinite(value)}

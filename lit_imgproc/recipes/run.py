@@ -254,7 +254,7 @@ class Run:
         """Write a page, a picture an image and the numbers, and add them to the run's record.
 
         In MLflow they are the artifacts ``explanations/TIME``, and the numbers metrics
-        ``explain/METHOD/NUMBER`` at the step of the checkpoint.
+        ``explain/METHOD.NUMBER`` at the step of the checkpoint.
 
         Args:
             report: of :meth:`explain`.

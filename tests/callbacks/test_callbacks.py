@@ -75,6 +75,33 @@ def test_ema_is_what_is_validated_and_kept():
         torch.testing.assert_close(final[name], weights.validated[name])
 
 
+def test_ema_is_what_is_tested(tmp_path):
+    """The state of the best checkpoint, which is what a run gives back."""
+
+    path = tmp_path / "best.ckpt"
+
+    class Tested(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.save_checkpoint(path)
+
+        def on_test_epoch_start(self, trainer, module):
+            self.state = {k: v.clone() for k, v in module.network.state_dict().items()}
+
+    tested = Tested()
+    trainer, experiment = fit(
+        "trainer.max_epochs=1", "callbacks.ema={decay: 0.5}", "trainer.limit_test_batches=1",
+        extra=[tested],
+    )  # fmt: skip
+    saved = torch.load(path, weights_only=True)
+    trainer.test(experiment.module, datamodule=experiment.datamodule, ckpt_path=path,
+                 weights_only=True, verbose=False)  # fmt: skip
+    average = {k[8:]: v for k, v in saved["state_dict"].items() if k.startswith("network.")}
+    raw = saved["current_model_state"]
+    assert any(not value.equal(raw[f"network.{name}"]) for name, value in average.items())
+    for name, value in average.items():
+        assert tested.state[name].equal(value), name
+
+
 # Seeding -----------------------------------------------------------------------------------------
 
 

@@ -47,7 +47,19 @@ def test_a_linear_score_has_the_weighted_difference_to_the_baseline(images):
     for given in (baseline, baseline[None]):
         maps = integrated_gradients(score, images, baseline=given, steps=3)
         torch.testing.assert_close(maps, (weight * (images - baseline)).sum(1))
-    torch.testing.assert_close(integrated_gradients(score, images), (weight * images).sum(1))
+    black = integrated_gradients(score, images, baseline=torch.zeros(2, 8, 9))
+    torch.testing.assert_close(black, (weight * images).sum(1))
+
+
+def test_without_a_baseline_it_is_the_mean_colour_of_each_image(images):
+    weight = draws(2, 8, 9) - 0.5
+
+    def score(x):
+        return (weight * x).sum((1, 2, 3))
+
+    mean = torch.stack([image.flatten(1).mean(1).view(2, 1, 1) for image in images])
+    expected = (weight * (images - mean)).sum(1)
+    torch.testing.assert_close(integrated_gradients(score, images), expected)
 
 
 def test_integrates_what_is_not_linear():
@@ -57,14 +69,16 @@ def test_integrates_what_is_not_linear():
         return x[:, 0, 0, 0] * x[:, 0, 0, 1] ** 2
 
     expected = torch.tensor([[[6.0, 12.0]], [[1 / 3, 2 / 3]]])
-    torch.testing.assert_close(integrated_gradients(score, images, steps=2), expected)
+    torch.testing.assert_close(
+        integrated_gradients(score, images, baseline=torch.zeros(1, 1, 2), steps=2), expected
+    )
 
 
 @pytest.mark.parametrize("sides", [2, 3])
 def test_a_map_sums_to_the_difference_of_the_scores(sides):
     images = draws(2, 2, *[7, 8, 9][:sides])
     score = score_of(network(nn.GELU(), sides))
-    maps = integrated_gradients(score, images, steps=16)
+    maps = integrated_gradients(score, images, baseline=torch.zeros_like(images[0]), steps=16)
     assert maps.shape == (2, *images.shape[2:])
     expected = (score(images) - score(torch.zeros_like(images))).detach()
     torch.testing.assert_close(maps.flatten(1).sum(1), expected, atol=3e-6, rtol=0)
@@ -80,7 +94,7 @@ def test_a_map_of_published_weights_sums_to_the_difference_of_the_scores(shared_
     def score(x):
         return module(x)[:, 3]
 
-    seen = integrated_gradients(score, image, steps=64)
+    seen = integrated_gradients(score, image, baseline=torch.zeros_like(image), steps=64)
     with torch.no_grad():
         difference = float(score(image) - score(image * 0))
     assert float(seen.sum()) == pytest.approx(difference, rel=0.1)

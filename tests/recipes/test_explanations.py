@@ -178,10 +178,10 @@ def test_a_page_pictures_and_numbers_are_written_and_recorded(run, tmp_path):
     record = client.get_run(run.id)
     metrics = record.data.metrics
     assert record.info.status == "FINISHED"
-    assert metrics["explain/grad_cam/insertion"] == report.means["grad_cam"]["insertion"]
-    assert metrics["explain/grad_cam/similarity"] == report.similarity["grad_cam"][-1]
+    assert metrics["explain/grad_cam.insertion"] == report.means["grad_cam"]["insertion"]
+    assert metrics["explain/grad_cam.similarity"] == report.similarity["grad_cam"][-1]
     assert (
-        metrics["explain/grad_cam/agreement/occlusion"]
+        metrics["explain/grad_cam.agreement.occlusion"]
         == (report.agreement["occlusion"]["grad_cam"])
     )
     assert 0 <= metrics["explain/dead_filters"] <= 1
