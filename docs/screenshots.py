@@ -109,7 +109,7 @@ def main() -> None:
         if arguments.page is not None:
             driver.get(arguments.page.absolute().as_uri())
             table = driver.find_element(By.CSS_SELECTOR, "table.measures")
-            cards = driver.find_elements(By.TAG_NAME, "article")[:3]
+            cards = driver.find_elements(By.TAG_NAME, "article")[:2]
             cv2.imwrite(str(arguments.out / "explanations.png"), stacked([table, *cards]))
 
         driver.get(f"{page}/model-metrics")

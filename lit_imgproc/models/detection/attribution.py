@@ -83,12 +83,18 @@ def matched_score(
 
 def _of_one(found: Detections, target: BoxTarget | None) -> Tensor:
     scores = found["scores"]
-    if target is not None:
-        box = torch.tensor([target.box], dtype=scores.dtype, device=scores.device)
-        right = found["labels"] == target.label
-        scores = scores[right] * box_iou(found["boxes"][right], box)[:, 0]
-    # The sum of nothing is 0 and still hangs on the network, as a gradient needs it.
-    return scores.max() if len(scores) else scores.sum()
+    if target is None:
+        # The sum of nothing is 0 and still hangs on the network, as a gradient needs it.
+        return scores.max() if len(scores) else scores.sum()
+    box = torch.tensor([target.box], dtype=scores.dtype, device=scores.device)
+    boxes = found["boxes"]
+    overlap = torch.where(found["labels"] == target.label, box_iou(boxes.detach(), box)[:, 0], 0)
+    worth = (scores.detach() * overlap).nan_to_num()  # nan: of boxes without any area
+    if not worth.any():
+        return scores.sum() * 0
+    best = worth.argmax()
+    # Of this box alone: a gradient of 0 times that of a box without any area would be nan.
+    return scores[best] * box_iou(boxes[best][None], box)[0, 0]
 
 
 @contextmanager

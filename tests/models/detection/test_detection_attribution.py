@@ -128,6 +128,15 @@ def test_where_nothing_is_found_the_score_is_zero_and_so_is_its_gradient(target)
     assert found["scores"].grad.shape == (0,)
 
 
+def test_an_object_without_any_area_is_no_object_and_not_nan():
+    """An untrained network finds such boxes, and may be surest of one."""
+    found, look = told([[4, 4, 4, 9], [0, 0, 9, 9]], [0, 1], [0.9, 0.5])
+    score = matched_score(Told(), look, BoxTarget(0, (4, 4, 4, 9)))(torch.zeros(1, 3, 8, 8))
+    assert score.tolist() == [0]
+    score.sum().backward()
+    assert found["scores"].grad.tolist() == [0, 0]
+
+
 def test_each_image_can_have_a_target_of_its_own():
     _, look = told([[0, 0, 10, 10], [20, 20, 30, 30]], [0, 1], [0.5, 0.25])
     targets = [BoxTarget(1, (20, 20, 30, 30)), BoxTarget(0, (0, 0, 10, 5))]
