@@ -94,7 +94,8 @@ def _of_one(found: Detections, target: BoxTarget | None) -> Tensor:
         return scores.sum() * 0
     best = worth.argmax()
     # Of this box alone: a gradient of 0 times that of a box without any area would be nan.
-    return scores[best] * box_iou(boxes[best][None], box)[0, 0]
+    similarity: Tensor = scores[best] * box_iou(boxes[best][None], box)[0, 0]
+    return similarity
 
 
 @contextmanager
