@@ -20,7 +20,6 @@ import numpy as np
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -58,6 +57,12 @@ def wait_for_server(url: str, process: "subprocess.Popen[bytes]") -> None:
 def part(driver: webdriver.Chrome, component: str) -> WebElement:
     """A part of MLflow's page by the name that MLflow gives it."""
     return driver.find_element(By.CSS_SELECTOR, f"[data-component-id='{component}']")
+
+
+def heading(driver: webdriver.Chrome, text: str) -> WebElement | None:
+    """The first heading of charts that begins with a text; None until it is shown."""
+    found = driver.find_elements(By.XPATH, f"//*[starts-with(text(), '{text}')]")
+    return next((one for one in found if one.is_displayed()), None)
 
 
 def is_picture(element: WebElement) -> bool:
@@ -113,10 +118,16 @@ def main() -> None:
             cv2.imwrite(str(arguments.out / "explanations.png"), stacked([table, *cards]))
 
         driver.get(f"{page}/model-metrics")
-        wait.until(lambda d: "explanations/grad_cam" in d.find_element(By.TAG_NAME, "body").text)
+        wait.until(lambda d: heading(d, "explanations"))
         part(driver, "mlflow.assistant.chat_panel.close").click()
+        # Charts are drawn when they come into view; those of `explain/...` stand above.
+        driver.execute_script("arguments[0].scrollIntoView()", heading(driver, "explanations"))
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "[role=slider]"))
-        part(driver, "fullscreen_button_chartcard").click()
+        top = heading(driver, "explanations").location["y"]
+        buttons = driver.find_elements(
+            By.CSS_SELECTOR, "[data-component-id='fullscreen_button_chartcard']"
+        )
+        next(button for button in buttons if button.location["y"] > top).click()
         time.sleep(2)
         thumb = driver.find_elements(By.CSS_SELECTOR, "[role=slider]")[-1]
         track = thumb.find_element(By.XPATH, "./ancestor::*[@data-orientation][last()]")
@@ -125,17 +136,11 @@ def main() -> None:
         wait.until(lambda d: any(is_picture(i) for i in d.find_elements(By.TAG_NAME, "img")))
         time.sleep(2)
         save(driver, arguments.out / "maps.png", height=HEIGHT)
-        driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
-        time.sleep(2)
-
+        driver.refresh()  # which closes the enlarged picture
+        wait.until(lambda d: heading(d, "train"))
         # Charts of metrics come after those of images: a picture of what is further down.
+        driver.execute_script("arguments[0].scrollIntoView()", heading(driver, "train"))
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".scatterlayer path")) > 3)
-        first = next(
-            heading
-            for heading in driver.find_elements(By.XPATH, "//*[starts-with(text(), 'train')]")
-            if heading.is_displayed()
-        )
-        driver.execute_script("arguments[0].scrollIntoView()", first)
         time.sleep(5)  # charts are drawn when they come into view
         save(driver, arguments.out / "charts.png", height=1000)
         driver.quit()
