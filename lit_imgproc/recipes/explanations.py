@@ -55,6 +55,8 @@ def explain_run(
     module = predictor.module
     chosen = [known_method(name) for name in methods or default_methods(module)]
     label = class_number(module.class_names, target)
+    if images is None and annotations is not None:
+        raise UserError("annotations are of image files: name the files, too")
     if images is None:
         looks = _one_by_one(module, fixed_samples(run.datamodule, count))
     else:
@@ -157,16 +159,18 @@ def write(run: "Run", report: Report, folder: Path, *, features: bool, overwrite
         "checkpoint": run.checkpoint.name,
         "made": f"{made:%Y-%m-%d %H:%M}",
     }
-    title = f"Explanations of {run.recipe['recipe'].get('title') or facts['run']}"
+    title = f"Explanations of {(run.recipe.get('recipe') or {}).get('title') or facts['run']}"
     names = run.module.class_names
     html = page(report, title=title, facts=facts, class_names=names, sections=sections)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PAGE).write_text(html)
+    files = [folder / PAGE, folder / "numbers.json"]
+    files[0].write_text(html, encoding="utf-8")
+    files[1].write_text(json.dumps(numbers(report) | told, indent=2) + "\n")
     for number, one in enumerate(report.explanations):
-        file = folder / f"{number:03d}-{Path(one.id).stem}.png"
-        cv2.imwrite(str(file), picture(one, report)[:, :, ::-1])
-    (folder / "numbers.json").write_text(json.dumps(numbers(report) | told, indent=2) + "\n")
-    add_artifacts(run.record, folder, f"explanations/{made:%Y%m%d-%H%M%S}", uri=run.uri)
+        files.append(folder / f"{number:03d}-{Path(one.id).stem}.png")
+        cv2.imwrite(str(files[-1]), picture(one, report)[:, :, ::-1])
+    # These alone: the folder may hold files of its owner's.
+    add_artifacts(run.record, files, f"explanations/{made:%Y%m%d-%H%M%S}", uri=run.uri)
     metrics = {f"explain/{name}": value for name, value in (_metrics(report) | told).items()}
     step = checkpoints.read(run.checkpoint)["global_step"]
     add_metrics(run.record, metrics, step=step, uri=run.uri)
@@ -179,10 +183,14 @@ def numbers(report: Report) -> dict[str, Any]:
         {"id": one.id, "target": one.target_name, "truth": one.truth, "numbers": one.numbers}
         for one in report.explanations
     ]
+    similarity = {
+        method: [value if np.isfinite(value) else None for value in row]
+        for method, row in report.similarity.items()
+    }
     return {
         "images": images,
         "means": report.means,
-        "similarity": report.similarity,
+        "similarity": similarity,
         "failed": report.failed,
         "agreement": report.agreement,
     }

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -157,13 +158,15 @@ def add_metrics(run: Run, metrics: dict[str, float], *, step: int, uri: str) -> 
     open_client(uri, create=False).log_batch(run.info.run_id, metrics=points)
 
 
-def add_artifacts(run: Run, folder: Path, path: str, *, uri: str) -> None:
-    """Add the files of a folder as the artifacts ``path`` after a run has ended.
+def add_artifacts(run: Run, files: Iterable[Path], path: str, *, uri: str) -> None:
+    """Add files to the artifact folder ``path`` after a run has ended.
 
     Raises:
         StoreUnavailable: The store does not answer.
     """
-    open_client(uri, create=False).log_artifacts(run.info.run_id, str(folder), path)
+    client = open_client(uri, create=False)
+    for file in files:
+        client.log_artifact(run.info.run_id, str(file), path)
 
 
 def ui_command(uri: str, port: int = 5000) -> list[str]:

@@ -145,6 +145,8 @@ def test_annotations_are_what_maps_have_to_point_at(run, tmp_path):
     pointing = [one.numbers["occlusion"].get("pointing") for one in report.explanations]
     assert pointing == [1.0, None]
 
+    with pytest.raises(UserError, match="annotations are of image files"):
+        run.explain(methods=["occlusion"], annotations=path)
     truth["categories"] = truth["categories"][1:]
     path.write_text(json.dumps(truth))
     with pytest.raises(UserError, match=r"none of its categories .* is a class of the run"):
@@ -156,7 +158,10 @@ def test_annotations_are_what_maps_have_to_point_at(run, tmp_path):
 
 def test_a_page_pictures_and_numbers_are_written_and_recorded(run, tmp_path):
     report = run.explain(count=2, methods=["grad_cam", "occlusion"], measure=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("not for the record")
     page = run.write_explanations(report, tmp_path / "out", features=True)
+    (tmp_path / "out" / "mine.txt").unlink()
     assert page == tmp_path / "out" / "index.html"
     text = page.read_text()
     assert "Occlusion" in text
