@@ -54,7 +54,7 @@ def explain_run(
     predictor = run.predictor(batch_size=1)
     module = predictor.module
     chosen = [known_method(name) for name in methods or default_methods(module)]
-    label = class_number(module.class_names, target)
+    label = None if target is None else class_number(module.class_names, target)
     if images is None and annotations is not None:
         raise UserError("annotations are of image files: name the files, too")
     if images is None:
@@ -79,14 +79,14 @@ def explain_run(
     )
 
 
-def class_number(class_names: Sequence[str], target: str | int | None) -> int | None:
+def class_number(class_names: Sequence[str], target: str | int) -> int:
     """The number of a class that is given by its name or its number.
 
     Raises:
         UserError: There is no such class.
     """
-    if target is None or target in class_names:
-        return None if target is None else class_names.index(str(target))
+    if target in class_names:
+        return class_names.index(str(target))
     if str(target).isdecimal() and int(target) < len(class_names):
         return int(target)
     near = get_close_matches(str(target), class_names, n=3, cutoff=0.4) or class_names[:10]

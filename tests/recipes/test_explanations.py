@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from lit_imgproc.data.imagenet.datamodule import Digits
 from lit_imgproc.errors import UserError
 from lit_imgproc.explain.methods import METHODS
 from lit_imgproc.inputs import InputSpec
+from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes.explanations import class_number
 
 NAMES = ["roof", "road"]
@@ -98,9 +100,7 @@ def test_a_box_is_no_question_for_a_classifier(run):
         run.explain(count=1, box=(0, 0, 5, 5))
 
 
-@pytest.mark.parametrize(
-    ("target", "number"), [("road", 1), (1, 1), ("1", 1), ("roof", 0), (None, None)]
-)
+@pytest.mark.parametrize(("target", "number"), [("road", 1), (1, 1), ("1", 1), ("roof", 0)])
 def test_a_class_by_its_name_or_number(target, number):
     assert class_number(NAMES, target) == number
 
@@ -110,6 +110,17 @@ def test_a_class_that_is_none():
         class_number(NAMES, "rood")
     with pytest.raises(UserError, match="no class 2 "):
         class_number(NAMES, 2)
+
+
+def test_a_module_without_classes_says_that_it_cannot_be_explained(run, monkeypatch):
+    module = run.module
+    monkeypatch.delattr(module, "class_names")
+    monkeypatch.setattr(module, "predict_step", lambda batch, _: [{"id": batch["id"][0]}])
+    monkeypatch.setattr(
+        module, "attribution_targets", partial(ImageModule.attribution_targets, module)
+    )
+    with pytest.raises(UserError, match="Classifier does not say what could be explained"):
+        run.explain(count=1)
 
 
 def test_names_go_before_numbers():
