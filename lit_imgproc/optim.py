@@ -294,6 +294,21 @@ class Poly(Warmup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Linear(Schedule):
+    """Constant, then along a line to 0, as CycleGAN's (https://arxiv.org/abs/1703.10593).
+
+    Attributes:
+        start: the share of the training after which the rate falls.
+    """
+
+    start: Annotated[float, Ge(0), Lt(1)] = 0.5
+
+    def factor(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
+        """Stay at 1 until ``start``, then fall to 0 at the end, and stay there."""
+        return min(1.0, max(0.0, (1 - step / total_steps) / (1 - self.start)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step(Warmup):
     """Falls by ``gamma`` at milestones, which count from the first epoch, warm-up included.
 

@@ -6,7 +6,9 @@ from annotated_types import Interval
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from typing_extensions import override
 
 from lit_imgproc.errors import UserError
 
@@ -19,10 +21,27 @@ class EMA(WeightAveraging):
 
     Args:
         decay: how much of the average a step keeps.
+        warmup: keep less of it at first, (1 + n) / (10 + n) after n steps, so that the first
+            weights do not drag a short training.
     """
 
-    def __init__(self, *, decay: Annotated[float, Interval(gt=0, lt=1)] = 0.999) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    def __init__(
+        self, *, decay: Annotated[float, Interval(gt=0, lt=1)] = 0.999, warmup: bool = False
+    ) -> None:
+        super().__init__(multi_avg_fn=self._average)
+        self.decay, self.warmup = decay, warmup
+        self._steps = 0
+
+    @override
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        self._steps = step_idx or 0
+        return step_idx is not None
+
+    def _average(self, averages: list[Tensor], weights: list[Tensor], _: Tensor | int) -> None:
+        # By the trainer's count: the average's own lies on the device, which would be waited for.
+        early = (1 + self._steps) / (10 + self._steps)
+        decay = min(self.decay, early) if self.warmup else self.decay
+        get_ema_multi_avg_fn(decay)(averages, weights, _)  # type: ignore[no-untyped-call]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the module. The base would first call ``configure_model``, which is for shards."""

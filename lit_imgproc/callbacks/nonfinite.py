@@ -29,10 +29,13 @@ class NonFiniteLoss(TrainingFailed):
             if last and Path(last).exists()
             else "no state had been saved yet"
         )
+        clip = "clip gradients with trainer.gradient_clip_val, "
+        if not trainer.lightning_module.automatic_optimization:
+            clip = ""  # networks that take turns have no trainer to clip theirs
         super().__init__(
-            f"{what} not finite at {place}; lower model.optimizer.lr, clip gradients with "
-            "trainer.gradient_clip_val, or set trainer.precision to bf16-mixed or 32-true where it "
-            f"is narrower ({kept})"
+            f"{what} not finite at {place}; lower model.optimizer.lr, {clip}or set "
+            "trainer.precision to bf16-mixed or 32-true where it is narrower "
+            f"({kept})"
         )
         self.place = place
 

@@ -43,9 +43,9 @@ class Progress(TQDMProgressBar):
         checkpoint = trainer.checkpoint_callback
         monitored = checkpoint.monitor if isinstance(checkpoint, Checkpoint) else None
         values = trainer.progress_bar_metrics | trainer.callback_metrics
-        shown = {
-            key: f"{float(values[key]):.4g}" for key in ("train/loss", monitored) if key in values
-        }
+        losses = [key for key in values if key.startswith("train/") and key.endswith("loss")]
+        named = [*sorted(losses), monitored]
+        shown = {key: f"{float(values[key]):.4g}" for key in named if key in values}
         speed = next((c.latest for c in trainer.callbacks if isinstance(c, Throughput)), {})  # type: ignore[attr-defined]
         if speed:
             shown["img/s"] = f"{speed['speed/images_per_second']:.0f}"

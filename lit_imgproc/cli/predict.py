@@ -30,6 +30,9 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(help="Draw what is found into copies of the images, in a folder.")
     ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Write the pictures that it makes, in a folder.")
+    ] = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="The least score of what is drawn and counted.")
     ] = 0.5,
@@ -42,7 +45,7 @@ def predict(
     """Predict images of any size with the best state of a run.
 
     Of a run that segments, --masks writes PNG images of class numbers, for rasters GeoTIFFs and for
-    volumes NIfTI files.
+    volumes NIfTI files. Of a run that makes an image of an image, --pictures writes it.
 
     Example: lit-imgproc predict ab12 photos/ --output predictions.json
     """
@@ -58,8 +61,9 @@ def predict(
     # Before the network works for hours: what cannot be written then.
     maps = predictions.outputs(files, geojson, ".geojson", overwrite) if geojson else []
     drawings = predictions.outputs(files, draw, ".png", overwrite) if draw else []
+    made = predictions.outputs(files, pictures, ".png", overwrite) if pictures else []
     written = predictor.mask_paths(files, masks, overwrite=overwrite) if masks else []
-    names = found.module.class_names
+    names = getattr(found.module, "class_names", [])
     answers = []
     for number, answer in enumerate(
         predictor.stream_masks(files, written) if masks else predictor.stream(files)
@@ -67,13 +71,15 @@ def predict(
         print(f"{answer['id']}: {predictions.summary(answer, threshold)}")
         if (coco or geojson) and "boxes" not in answer:
             raise UserError("--coco and --geojson are for runs that detect objects")
-        if draw and "label" in answer:
+        if draw and ("label" in answer or "image" in answer):
             raise UserError("--draw and --masks are for runs that detect objects or segment")
         if geojson:
             predictions.write_geojson(maps[number], files[number], answer)
         if draw:
             read = found.reader.open
             predictions.draw(drawings[number], read, files[number], answer, names, threshold)
+        if pictures:
+            predictions.write_picture(made[number], answer)
         answers.append(predictions.without_arrays(answer))
     if output is not None:
         output.write_text(json.dumps(answers, indent=2) + "\n")

@@ -100,10 +100,13 @@ class ImageModule(LightningModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn eight-bit images into floats in [0, 1], here on the device and not in the worker."""
-        image = batch.get("image")
-        if isinstance(image, list):  # of several sizes
-            return {**batch, "image": [self._floats(one) for one in image]}
-        return batch if image is None else {**batch, "image": self._floats(image)}
+        for key in ("image", "target"):
+            images = batch.get(key)
+            if isinstance(images, list):  # of several sizes
+                batch = {**batch, key: [self._floats(one) for one in images]}
+            elif images is not None:
+                batch = {**batch, key: self._floats(images)}
+        return batch
 
     def _floats(self, image: Tensor) -> Tensor:
         if image.dtype != torch.uint8:

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from lit_imgproc import slurm
 from lit_imgproc.data.base import ImageDataModule
-from lit_imgproc.errors import TrainingFailed
+from lit_imgproc.errors import TrainingFailed, UserError
 from lit_imgproc.models.base import ImageModule
 from lit_imgproc.recipes import ranks, record
 from lit_imgproc.recipes.batch_size import find_batch_size
@@ -30,6 +30,7 @@ from lit_imgproc.recipes.registry import resolve
 from lit_imgproc.recipes.resume import Resumption, resumption, same_experiment
 from lit_imgproc.recipes.run import DEFAULT_STORE, Run, load_run
 from lit_imgproc.recipes.schema import validate
+from lit_imgproc.recipes.signature import parameters
 from lit_imgproc.recipes.text import dump
 from lit_imgproc.signals import REQUEUED, Heard, Interrupted, heard
 from lit_imgproc.tracking.store import StoreUnavailable
@@ -219,6 +220,8 @@ class Experiment:
             }
         if isinstance(options.get("strategy"), dict):
             options["strategy"] = build(options["strategy"], "strategy")
+        if not self.module.automatic_optimization:
+            _let_take_turns(options)
         callbacks = self._callbacks(told or Heard())
         quiet()
         return pl.Trainer(
@@ -389,10 +392,12 @@ class Experiment:
     def _settle(self) -> None:
         """Write down what the module settled itself: how pretrained weights see an image."""
         normalization = self.module.normalization
-        self.frozen["model"] |= {
+        settled = {
             "mean": normalization.mean.flatten().tolist(),
             "std": normalization.std.flatten().tolist(),
         }
+        known = parameters(resolve("module", self.frozen["model"]["name"]))
+        self.frozen["model"] |= {key: settled[key] for key in settled if key in known}
 
     @property
     def store(self) -> str:
@@ -403,6 +408,22 @@ class Experiment:
     def tracking(self) -> dict[str, Any]:
         """Where to record: the local store, where the recipe says nothing."""
         return {**DEFAULT_TRACKING, **(self._in_use.get("tracking") or {})}
+
+
+def _let_take_turns(options: dict[str, Any]) -> None:
+    """Options of a trainer for networks that are trained in turn.
+
+    Raises:
+        UserError: one of them is for a single optimizer that Lightning moves itself.
+    """
+    if options.get("gradient_clip_val") or (options.get("accumulate_grad_batches") or 1) > 1:
+        raise UserError(
+            "trainer.gradient_clip_val and trainer.accumulate_grad_batches are not for networks "
+            "that are trained in turn, which take a step of their own each: leave them out"
+        )
+    several = ranks.asked(options) > 1 or int(options.get("num_nodes") or 1) > 1
+    if several and options.get("strategy", "auto") in ("auto", "ddp"):
+        options["strategy"] = "ddp_find_unused_parameters_true"  # those of who has no turn
 
 
 def _environment() -> list[Any]:

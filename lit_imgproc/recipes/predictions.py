@@ -69,12 +69,14 @@ def _stitched(parts: Sequence[Said]) -> Answer:
 
 
 def without_arrays(answer: Answer) -> Answer:
-    """What JSON can hold of an answer: without ``mask`` and ``instances``."""
+    """What JSON can hold of an answer: without ``mask``, ``instances`` and ``image``."""
     return {key: value for key, value in answer.items() if not isinstance(value, np.ndarray)}
 
 
 def summary(answer: Answer, threshold: float) -> str:
     """An answer in a few words, such as ``12 RBC, 1 WBC`` or ``building 31 %, road 0.4 %``.
+
+    Of a picture that was made it is the size.
 
     Args:
         answer: Of one image.
@@ -88,6 +90,9 @@ def summary(answer: Answer, threshold: float) -> str:
         classes = sorted(answer["classes"].items(), key=lambda item: -item[1])
         shown = [f"{name} {_percent(share)} %" for name, share in classes if name != BACKGROUND]
         return ", ".join(shown) or "nothing"
+    if "image" in answer:
+        height, width = answer["image"].shape[:2]
+        return f"a picture of {width}x{height}"
     label = answer["label"]
     return ", ".join(label) if isinstance(label, list) else f"{label} {answer['score']:.3f}"
 
@@ -291,6 +296,26 @@ def draw(
         drawn = _with_classes(picture, answer, class_names)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), drawn[:, :, ::-1]):
+        raise UserError(f"{path} cannot be written")
+
+
+def write_picture(path: Path, answer: Answer) -> None:
+    """Write the picture that a run made of an image.
+
+    Args:
+        path: The PNG file; its folder is made.
+        answer: Of a run that makes pictures.
+
+    Raises:
+        UserError: The run makes none, or the file cannot be written.
+    """
+    import cv2
+
+    if "image" not in answer:
+        raise UserError("--pictures is for runs that make pictures of images, as translators do")
+    image = answer["image"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image[:, :, ::-1] if image.shape[2] == 3 else image):
         raise UserError(f"{path} cannot be written")
 
 

@@ -29,6 +29,9 @@ _SEGMENTER_NAMES = """
     unet unet_plus_plus deeplabv3_plus segformer fcn_resnet50 fcn_resnet101 deeplabv3_resnet50
     deeplabv3_resnet101 deeplabv3_mobilenet_v3_large
 """
+_GAN = "lit_imgproc.models.gan"
+_TRANSLATION = "lit_imgproc.models.translation"
+_STYLE = "lit_imgproc.models.style_transfer"
 _DATA = "lit_imgproc.data.imagenet.datamodule"
 _SATELLITE = "lit_imgproc.data.satellite"
 _COCO = "lit_imgproc.data.coco"
@@ -43,6 +46,12 @@ TABLES: dict[str, dict[str, str]] = {
         "rcnn": f"{_DETECTION}.rcnn_module:RCNN",
         "segmenter": f"{_SEGMENTATION}.module:Segmenter",
         "instance_segmenter": f"{_SEGMENTATION}.instance_module:InstanceSegmenter",
+        "gan": f"{_GAN}.module:GAN",
+        "stylegan2": f"{_GAN}.stylegan2_module:StyleGAN2",
+        "pix2pix": f"{_TRANSLATION}.pix2pix:Pix2Pix",
+        "cyclegan": f"{_TRANSLATION}.cyclegan:CycleGAN",
+        "style_transfer": f"{_STYLE}.module:StyleTransfer",
+        "adain": f"{_STYLE}.module:AdaIN",
     },
     "network": {
         **{name: f"{_NETWORKS}:{name}" for name in _NETWORK_NAMES.split()},
@@ -55,6 +64,15 @@ TABLES: dict[str, dict[str, str]] = {
         "unet_2015": f"{_SEGMENTATION}.unet_2015:unet_2015",
         "unet_3d": f"{_SEGMENTATION}.volumetric:unet_3d",
         "basic_unet_3d": f"{_SEGMENTATION}.volumetric:basic_unet_3d",
+        "dcgan_generator": f"{_GAN}.networks:dcgan_generator",
+        "dcgan_discriminator": f"{_GAN}.networks:dcgan_discriminator",
+        "stylegan2_generator": f"{_GAN}.stylegan2:stylegan2_generator",
+        "stylegan2_discriminator": f"{_GAN}.stylegan2:stylegan2_discriminator",
+        "unet_generator": f"{_TRANSLATION}.networks:unet_generator",
+        "resnet_generator": f"{_TRANSLATION}.networks:resnet_generator",
+        "patch_discriminator": f"{_TRANSLATION}.networks:patch_discriminator",
+        "johnson": f"{_STYLE}.networks:johnson",
+        "adain_decoder": f"{_STYLE}.networks:adain_decoder",
     },
     "datamodule": {
         "image_folder": f"{_DATA}:ImageFolder",
@@ -81,6 +99,8 @@ TABLES: dict[str, dict[str, str]] = {
         "eurosat": f"{_SATELLITE}.eurosat:EuroSAT",
         "raster_tiles": f"{_SATELLITE}.segmentation:RasterTiles",
         "raster_boxes": f"{_SATELLITE}.detection:RasterBoxes",
+        "paired_images": "lit_imgproc.data.pairs.paired:PairedImages",
+        "unpaired_images": "lit_imgproc.data.pairs.unpaired:UnpairedImages",
     },
     "optimizer": {
         "sgd": "lit_imgproc.optim:SGD",
@@ -91,6 +111,7 @@ TABLES: dict[str, dict[str, str]] = {
     "schedule": {
         "cosine": "lit_imgproc.optim:Cosine",
         "poly": "lit_imgproc.optim:Poly",
+        "linear": "lit_imgproc.optim:Linear",
         "one_cycle": "lit_imgproc.optim:OneCycle",
         "step": "lit_imgproc.optim:Step",
         "constant": "lit_imgproc.optim:Constant",

@@ -25,8 +25,8 @@ from lit_imgproc.recipes.signature import (
 from lit_imgproc.recipes.text import KeyPath, Mistake, RecipeError
 
 FACTS = frozenset(
-    {"num_classes", "class_names", "class_counts", "in_channels", "mean", "std", "value_range"}
-    | {"image_size", "multilabel", "seed"}
+    {"num_classes", "class_names", "class_counts", "in_channels", "out_channels", "mean", "std"}
+    | {"value_range", "image_size", "multilabel", "seed"}
 )
 """Parameters that a recipe may leave open: the data, or the recipe's seed, fills them."""
 

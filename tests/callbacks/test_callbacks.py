@@ -51,6 +51,21 @@ def test_ema_has_its_closed_form():
     assert float(ema._average_model.module.weight.detach()) == pytest.approx(0.271)
 
 
+def test_ema_that_warms_up_has_its_closed_form():
+    """It keeps (1 + n) / (10 + n) after n steps: from 0 with a weight of 1, after steps 1 and 2."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    ema = EMA(decay=0.2, warmup=True)
+    module.device = torch.device("cpu")
+    ema.setup(pl.Trainer(accelerator="cpu", logger=False), module, "fit")
+    for step, weight in enumerate((0.0, 1.0, 1.0, 1.0)):
+        nn.init.constant_(module.weight, weight)
+        assert ema.should_update(step_idx=step)
+        ema._average_model.update_parameters(module)
+    left = (2 / 11) * 0.2 * 0.2  # 3 / 12 and 4 / 13 are above the decay
+    assert float(ema._average_model.module.weight.detach()) == pytest.approx(1 - left)
+
+
 def test_ema_is_what_is_validated_and_kept():
     class Weights(pl.Callback):
         def on_validation_epoch_end(self, trainer, module):
