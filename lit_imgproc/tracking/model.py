@@ -1,4 +1,4 @@
-"""A trained classifier or segmenter as an MLflow model that takes raw images."""
+"""A trained network as an MLflow model that takes raw images."""
 
 import copy
 import importlib.metadata
@@ -20,6 +20,7 @@ from torch import nn
 
 from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
+from lit_imgproc.models.exported import ImageToImage
 from lit_imgproc.models.segmentation.exported import ProbabilityMap, with_fixed_padding
 from lit_imgproc.tracking import pyfunc
 from lit_imgproc.tracking.logger import MLflowTracker
@@ -52,13 +53,14 @@ def log_model(
     The network is stored as a torch.export program (``.pt2``) for any batch size, with the code
     that prepares images and a list of its requirements, so that it runs without Lightning. It is
     a segmenter where it is a
-    :class:`~lit_imgproc.models.segmentation.exported.ProbabilityMap`, and otherwise a classifier.
+    :class:`~lit_imgproc.models.segmentation.exported.ProbabilityMap`, a translator where it is an
+    :class:`~lit_imgproc.models.exported.ImageToImage`, and otherwise a classifier.
 
     Args:
         tracker: The run. On ranks other than zero nothing happens.
         network: From float ``[B,C,h,w]``, 8-bit images in [0,1], to probabilities ``[B,K]`` or
-            ``[B,K,h,w]``: the normalization and the softmax or sigmoid are part of it. It is not
-            changed.
+            ``[B,K,h,w]``, or to images: the normalization and the softmax or sigmoid are part of
+            it. It is not changed.
         input_spec: How a raw image becomes what the network takes.
         class_names: Names of the K classes.
         example: ``[N,H,W,C]``, images that the model is stored with as input example.
@@ -70,13 +72,16 @@ def log_model(
     """
     if not tracker.is_open:
         return
-    segments = isinstance(network, ProbabilityMap)
-    if segments and input_spec.resize == "crop":
+    task: Task = "classification"
+    if isinstance(network, ProbabilityMap):
+        task = "segmentation"
+    elif isinstance(network, ImageToImage):
+        task = "translation"
+    if task != "classification" and input_spec.resize == "crop":
         raise UserError(
-            "a segmenter whose images are cropped has no answer for what is cut off: set "
+            "a network that answers for each pixel has nothing to say of what is cut off: set "
             "data.resize to squash, fit or none"
         )
-    task: Task = "segmentation" if segments else "classification"
     target = tracker.artifact_dir / FOLDER
     shutil.rmtree(target, ignore_errors=True)
     with TemporaryDirectory() as temporary:
@@ -123,8 +128,8 @@ def export(network: nn.Module, input_spec: InputSpec) -> torch.export.ExportedPr
     # shrinks to one place, if the switch did not tell that nothing depends on a size being 1.
     # torch.onnx sets it, too.
     images = torch.zeros(2, input_spec.channels, *size)
-    segments = isinstance(network, ProbabilityMap)
-    with shapes.patch(backed_size_oblivious=segments):  # type: ignore[attr-defined]
+    by_pixel = isinstance(network, ProbabilityMap | ImageToImage)
+    with shapes.patch(backed_size_oblivious=by_pixel):  # type: ignore[attr-defined]
         return torch.export.export(twin, (images,), dynamic_shapes=(dynamic,))
 
 
@@ -134,13 +139,16 @@ def open_sizes(network: nn.Module, input_spec: InputSpec) -> int | None:
     None where it does not: the network of a classifier takes one size, and so does a segmenter
     whose images are all brought to it.
     """
-    if isinstance(network, ProbabilityMap) and input_spec.resize in ("fit", "none"):
+    if isinstance(network, ProbabilityMap | ImageToImage) and input_spec.resize in ("fit", "none"):
         return network.divisor
     return None
 
 
 def _signature(task: Task, example: NDArray[Any], class_names: list[str]) -> ModelSignature:
     inputs = Schema([TensorSpec(example.dtype, (-1, -1, -1, example.shape[-1]))])
+    if task == "translation":
+        made = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))
+        return ModelSignature(inputs=inputs, outputs=Schema([made]))
     if task == "segmentation":
         masks = TensorSpec(np.dtype(np.uint8), (-1, -1, -1))
         return ModelSignature(inputs=inputs, outputs=Schema([masks]))

@@ -1,4 +1,4 @@
-"""The MLflow model of a classifier or a segmenter: raw images in, answers out.
+"""The MLflow model of a network that looks at images: raw images in, answers out.
 
 MLflow imports this module when the model is loaded, in a process that may have nothing of this
 project but the copy beside the model. It needs torch, OpenCV and pandas, and no Lightning.
@@ -21,7 +21,7 @@ from lit_imgproc.inputs import InputSpec
 NETWORK, DESCRIPTION = "network.pt2", "description.json"
 IMAGES_AT_ONCE = 64
 
-Task = Literal["classification", "segmentation"]
+Task = Literal["classification", "segmentation", "translation"]
 
 
 class ExportedNetwork:
@@ -42,7 +42,7 @@ class ExportedNetwork:
         """What the network says of images ``[H,W,C]`` of one size, each ``[h,w]`` once prepared.
 
         Returns:
-            float32: ``[N,K]``, or ``[N,K,h,w]``.
+            float32: ``[N,K]``, or ``[N,K,h,w]``; of a translator images in [0, 1].
         """
         values = self.input_spec.to_network(np.stack([self.input_spec(one) for one in images]))
         height, width = values.shape[1:3]
@@ -107,13 +107,38 @@ class ImageSegmenter(ExportedNetwork):
         return masks
 
 
-MODELS: dict[Task, type[ImageClassifier] | type[ImageSegmenter]] = {
+class ImageTranslator(ExportedNetwork):
+    """Makes an image of an image."""
+
+    def predict(self, images: NDArray[Any], params: dict[str, Any] | None = None) -> NDArray[Any]:
+        """Translate images.
+
+        Args:
+            images: ``[N,H,W,C]``, as for :meth:`ImageClassifier.predict`.
+            params: MLflow's; there are none.
+
+        Returns:
+            uint8 ``[N,H,W,C']``, at the size of the images as they are given: where the network
+            sees them scaled, what it makes is scaled back.
+        """
+        made = []
+        for image in images:  # one by one: they may be large
+            values, size = self.look([image]), image.shape[:2]
+            if values.shape[2:] != size:
+                values = F.interpolate(values, size, mode="bilinear", align_corners=False)
+            pixels = values[0].mul(255).round().clamp(0, 255).to(torch.uint8)
+            made.append(pixels.permute(1, 2, 0).numpy())
+        return np.stack(made)
+
+
+MODELS: dict[Task, type[ImageClassifier] | type[ImageSegmenter] | type[ImageTranslator]] = {
     "classification": ImageClassifier,
     "segmentation": ImageSegmenter,
+    "translation": ImageTranslator,
 }
 
 
-def _load_pyfunc(path: str) -> ImageClassifier | ImageSegmenter:
+def _load_pyfunc(path: str) -> ImageClassifier | ImageSegmenter | ImageTranslator:
     """What MLflow calls, with the folder that was given to ``save_model`` as ``data_path``."""
     description = json.loads(Path(path, DESCRIPTION).read_text("utf-8"))
     task: Task = description["task"]

@@ -13,6 +13,7 @@ from torch import nn
 from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import Normalization
+from lit_imgproc.models.exported import ImageToImage
 from lit_imgproc.models.segmentation.exported import ProbabilityMap
 from lit_imgproc.models.segmentation.module import Segmenter
 from lit_imgproc.models.segmentation.networks import (
@@ -21,8 +22,10 @@ from lit_imgproc.models.segmentation.networks import (
     unet,
 )
 from lit_imgproc.optim import SGD
+from lit_imgproc.tracking import pyfunc
 from lit_imgproc.tracking.logger import MLflowTracker
 from lit_imgproc.tracking.model import export, log_model
+from lit_imgproc.tracking.pyfunc import DESCRIPTION, NETWORK
 
 CLASSES = ["label", "Pêche", "T-shirt/top"]
 SPEC = InputSpec(channels=3, size=(16, 12), resize="squash", interpolation="bilinear")
@@ -305,3 +308,33 @@ def test_a_probability_map_is_what_the_segmenter_says():
     images = torch.rand(2, 3, 45, 70)
     with torch.no_grad():
         torch.testing.assert_close(exported(images), module.scores(images))
+
+
+@pytest.mark.parametrize("resize", ["none", "squash"])
+def test_a_translator_gives_images_of_the_size_that_it_was_given(tmp_path, images, resize):
+    """The identity of images in [-1, 1], which is that of pixels."""
+    same = nn.Conv2d(3, 3, 1, bias=False)
+    nn.init.dirac_(same.weight)
+    network = ImageToImage(Normalization([0.5] * 3, [0.5] * 3), same)
+    spec = InputSpec(3, images.shape[1:3], resize, interpolation="bilinear")
+    torch.export.save(export(network, spec), tmp_path / NETWORK)
+    description = {"task": "translation", "input_spec": spec.to_dict(), "class_names": []}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(description | {"divisor": 1}))
+    model = pyfunc._load_pyfunc(str(tmp_path))
+    assert np.array_equal(model.predict(images), images)
+    larger = np.full((1, 37, 41, 3), 77, np.uint8)
+    assert np.array_equal(model.predict(larger), larger)
+
+
+def test_what_is_cropped_is_not_translated(store, images):
+    network = ImageToImage(Normalization([0.5] * 3, [0.5] * 3), nn.Identity())
+    tracker = MLflowTracker(
+        experiment="x", uri=store.uri, artifacts=store.artifacts, run_name=None, tags=None
+    )
+    spec = InputSpec(channels=3, size=(8, 8), resize="crop", interpolation="bilinear")
+    with pytest.raises(UserError, match="cut off"):
+        log_model(
+            tracker, network=network, input_spec=spec, class_names=[], example=images[:1],
+            register=None, alias=None,
+        )  # fmt: skip
+    tracker.end("FINISHED")
