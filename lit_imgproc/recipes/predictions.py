@@ -45,6 +45,8 @@ def whole_images(found: Iterable[Said]) -> Iterator[Answer]:
         if "boxes" in answer or "mask" in answer:
             joined = _stitched(parts) if "window" in geometry else answer
             answer = joined | {"size": list(geometry["size"])}
+        if "image" in answer and "window" in geometry:
+            answer = answer | {"image": _pasted(parts)}
         yield answer
 
 
@@ -66,6 +68,16 @@ def _stitched(parts: Sequence[Said]) -> Answer:
         "labels": [names[members[0]] for members in joined.members],
         "scores": joined.scores.tolist(),
     }
+
+
+def _pasted(parts: Sequence[Said]) -> NDArray[np.uint8]:
+    """The pictures that were made of the tiles of one image, put together."""
+    windows = [part.geometry["window"] for part in parts]
+    height, width = (max(window[k] + window[k + 2] for window in windows) for k in (0, 1))
+    whole = np.zeros((height, width, parts[0].answer["image"].shape[2]), np.uint8)
+    for part, (row, column, down, across) in zip(parts, windows, strict=True):
+        whole[row : row + down, column : column + across] = part.answer["image"]
+    return whole
 
 
 def without_arrays(answer: Answer) -> Answer:

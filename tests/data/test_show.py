@@ -58,3 +58,12 @@ def test_captions_and_several_labels_are_written():
     sheet = contact_sheet(data, "train", 4, augmented=False)
     expected = pictures.grid([draw(several, ("one", "two", "three"))])
     assert (sheet == expected).all()
+
+
+def test_a_target_is_shown_beside_its_image():
+    target = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    target[0] = 255
+    alone, pair = draw(noise("a"), ()), draw(noise("a", target=target), ())
+    assert pair.shape[1] > 2 * 128 > alone.shape[1]
+    assert (pair[4:132, 4:132] == alone[:128]).all()
+    assert (pair[4:132, 136:264] == [255, 0, 0]).all()

@@ -18,7 +18,15 @@ from lit_imgproc.errors import UserError
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.pictures import annotate, colour, legend, paint
 from lit_imgproc.recipes import predictions
-from lit_imgproc.recipes.predictions import Said, outputs, summary, whole_images, write_coco
+from lit_imgproc.recipes.predictions import (
+    Said,
+    outputs,
+    summary,
+    whole_images,
+    without_arrays,
+    write_coco,
+    write_picture,
+)
 
 SPEC = InputSpec(3, (64, 64), "none")
 
@@ -337,3 +345,22 @@ def test_trees_of_neon_in_the_coordinates_of_their_raster(
     places = np.array([f["geometry"]["coordinates"][0] for f in written["features"]]).reshape(-1, 2)
     assert bounds.left <= places[:, 0].min() < places[:, 0].max() <= bounds.right
     assert bounds.bottom <= places[:, 1].min() < places[:, 1].max() <= bounds.top
+
+
+def test_pictures_of_tiles_become_one_and_are_written(tmp_path):
+    """Two tiles that overlap, of an image of 2x5 pixels: the later one lies on top."""
+
+    def said(column, value):
+        geometry = {"size": [2, 3], "window": [0, column, 2, 3]}
+        return Said(0, geometry, {"id": "a.png", "image": np.full((2, 3, 3), value, np.uint8)})
+
+    (answer,) = whole_images([said(0, 10), said(2, 200)])
+    assert answer["image"][0, :, 0].tolist() == [10, 10, 200, 200, 200]
+    assert summary(answer, 0.5) == "a picture of 5x2"
+    assert without_arrays(answer) == {"id": "a.png"}
+    coloured = (answer["image"] // [1, 2, 5]).astype(np.uint8)
+    write_picture(tmp_path / "made" / "a.png", answer | {"image": coloured})
+    read = cv2.imread(str(tmp_path / "made" / "a.png"), cv2.IMREAD_COLOR_RGB)
+    assert read[0, 2].tolist() == [200, 100, 40]
+    with pytest.raises(UserError, match="--pictures is for runs that make pictures"):
+        write_picture(tmp_path / "b.png", {"id": "a.png", "label": "cat"})
