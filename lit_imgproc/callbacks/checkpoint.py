@@ -36,7 +36,8 @@ class Checkpoint(StepCallback, LightningCheckpoint):
     The best state is a second name of the file that was saved before the validation.
 
     Args:
-        monitor: the metric that says which state is best.
+        monitor: the metric that says which state is best; None where none does, as of many GANs:
+            then there is no best state, and the last one is what is tested and used.
         mode: whether it should be low (``min``) or high (``max``).
         every_n_steps: save after every so many optimizer steps too.
         every_minutes: save after so many minutes too.
@@ -47,7 +48,7 @@ class Checkpoint(StepCallback, LightningCheckpoint):
     def __init__(
         self,
         *,
-        monitor: str,
+        monitor: str | None,
         mode: Literal["min", "max"],
         every_n_steps: Annotated[int, Ge(1)] | None = None,
         every_minutes: Annotated[float, Gt(0)] | None = None,
@@ -96,7 +97,7 @@ class Checkpoint(StepCallback, LightningCheckpoint):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self.monitor is None:
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics)) or "none"

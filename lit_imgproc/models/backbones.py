@@ -213,12 +213,16 @@ def first_convs(network: nn.Module) -> list[str]:
 def head_modules(network: nn.Module) -> list[str]:
     """Return the names of the classifier and of auxiliary classifiers, as modules of the network.
 
-    A name may be of a module that this network was built without.
+    A name may be of a module that this network was built without. A network that has no head says
+    so by an empty ``classifier``.
 
     Raises:
         UserError: the network has no linear layer and does not name its head.
     """
-    named = _names(_cfg(network).get("classifier"))
+    given = _cfg(network).get("classifier")
+    if given == ():
+        return []
+    named = _names(given)
     if not named:
         named = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)][-1:]
     if not named:

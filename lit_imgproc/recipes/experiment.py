@@ -356,20 +356,19 @@ class Experiment:
                     self._fit_and_test(trainer)
                 finally:
                     tracker.publish("checkpoints")
-                best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-                if trainer.is_global_zero and best:
-                    record.log_model(self, tracker, Path(best))
+                kept = _kept(trainer)
+                if trainer.is_global_zero and kept:
+                    record.log_model(self, tracker, Path(kept))
                 self.run_id = trainer.strategy.broadcast(self.run_id)
 
     def _fit_and_test(self, trainer: "Trainer") -> None:
         last = None if self.resumption is None else self.resumption.checkpoint
         trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=last, weights_only=True)
         if "test" in self.datamodule.splits():
-            best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
             trainer.test(
                 self.module,
                 datamodule=self.datamodule,
-                ckpt_path=best,
+                ckpt_path=_kept(trainer),
                 weights_only=True,
                 verbose=False,
             )
@@ -408,6 +407,13 @@ class Experiment:
     def tracking(self) -> dict[str, Any]:
         """Where to record: the local store, where the recipe says nothing."""
         return {**DEFAULT_TRACKING, **(self._in_use.get("tracking") or {})}
+
+
+def _kept(trainer: "Trainer") -> str | None:
+    """The file of the best state, or of the last where none is best; None where none is kept."""
+    checkpoint = trainer.checkpoint_callback
+    names = ("best_model_path", "last_model_path")
+    return next((path for name in names if (path := getattr(checkpoint, name, ""))), None)
 
 
 def _let_take_turns(options: dict[str, Any]) -> None:

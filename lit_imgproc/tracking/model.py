@@ -122,7 +122,9 @@ def export(network: nn.Module, input_spec: InputSpec) -> torch.export.ExportedPr
     size, step = input_spec.size, open_sizes(network, input_spec)
     if step is not None:
         twin = with_fixed_padding(twin)
-        size = (-(-TRACED[0] // step) * step, -(-TRACED[1] // step) * step)
+        # At least two steps: a single one may leave one place, which has nothing to be normed by.
+        height, width = (max(2, -(-side // step)) * step for side in TRACED)
+        size = (height, width)
         dynamic[2], dynamic[3] = (step * torch.export.Dim(name) for name in ("height", "width"))
     # A batch of one would be taken for a constant, and so would an image of one step, which a trunk
     # shrinks to one place, if the switch did not tell that nothing depends on a size being 1.

@@ -68,6 +68,7 @@ def steps(folder):
         ({"keep": 4}, {}, {"best.ckpt": 4, "last.ckpt": 12, "last-1.ckpt": 8, "last-2.ckpt": 4}),
         ({"every_n_steps": 3}, {}, {"best.ckpt": 4, "last.ckpt": 12, "last-1.ckpt": 9}),
         ({"every_minutes": 1e-9}, {}, {"best.ckpt": 4, "last.ckpt": 12, "last-1.ckpt": 11}),
+        ({"monitor": None}, {}, {"last.ckpt": 12, "last-1.ckpt": 8}),
         ({"mode": "max"}, {}, {"best.ckpt": 12, "last.ckpt": 12, "last-1.ckpt": 8}),
         ({}, {"val_check_interval": 2}, {"best.ckpt": 2, "last.ckpt": 12, "last-1.ckpt": 10}),
         ({}, {"limit_val_batches": 0}, {"last.ckpt": 12, "last-1.ckpt": 8}),
