@@ -14,11 +14,13 @@ from lit_imgproc.cli.check import check
 from lit_imgproc.cli.data import app as data
 from lit_imgproc.cli.doctor import doctor
 from lit_imgproc.cli.explain import explain
+from lit_imgproc.cli.generate import generate
 from lit_imgproc.cli.list import list_recipes
 from lit_imgproc.cli.predict import predict
 from lit_imgproc.cli.runs import runs
 from lit_imgproc.cli.schema import schema
 from lit_imgproc.cli.show import show
+from lit_imgproc.cli.stylize import stylize
 from lit_imgproc.cli.sync import sync
 from lit_imgproc.cli.test import test
 from lit_imgproc.cli.train import train
@@ -59,6 +61,8 @@ app.command("train")(train)
 app.command("test")(test)
 app.command("predict")(predict)
 app.command("explain")(explain)
+app.command("generate")(generate)
+app.command("stylize")(stylize)
 app.add_typer(data, name="data")
 app.command("runs")(runs)
 app.command("sync")(sync)

@@ -80,6 +80,10 @@ class AlternatingModule(ImageModule):
         for optimizer in self._optimizers().values():  # Lightning sets these before each batch
             optimizer._on_before_step = do_nothing_closure
             optimizer._on_after_step = do_nothing_closure
+        # What is logged in some batches only would be repeated in those between.
+        results = self.trainer._results
+        assert results is not None
+        results.reset(metrics=False, fx="training_step")
         loss = self.play(batch)
         for scheduler in _listed(self.lr_schedulers()):
             scheduler.step()

@@ -12,11 +12,14 @@ from mlflow.entities import Run as Record
 
 from lit_imgproc import checkpoints
 from lit_imgproc.data.base import ImageDataModule
+from lit_imgproc.errors import UserError
 from lit_imgproc.explain.explanation import Report
 from lit_imgproc.explain.report import Progress
 from lit_imgproc.inputs import InputSpec
 from lit_imgproc.models.base import ImageModule
+from lit_imgproc.models.gan.module import GAN
 from lit_imgproc.models.targets import Box
+from lit_imgproc.recipes import generation
 from lit_imgproc.recipes.build import build, untrained
 from lit_imgproc.recipes.explanations import explain_run, write
 from lit_imgproc.recipes.predictor import Images, Predictor
@@ -166,7 +169,15 @@ class Run:
 
         Args:
             batch_size: how many images the network sees at once; None takes as many as training.
+
+        Raises:
+            UserError: the run is a GAN's.
         """
+        if isinstance(self.module, GAN):
+            raise UserError(
+                f"run {self.id[:8]} makes images of seeds and says nothing of any: see "
+                "`lit-imgproc generate`"
+            )
         module = self.module.to("cuda" if torch.cuda.is_available() else "cpu")
         size = batch_size or self.reader.batch_size
         return Predictor(module, self.reader, self.input_spec, size)
@@ -299,6 +310,60 @@ class Run:
         for _ in predictor.stream_masks(files, paths):
             pass
         return paths
+
+    def generate(
+        self,
+        folder: str | Path,
+        *,
+        seeds: Sequence[int] = range(64),
+        label: str | int | None = None,
+        truncation: float = 1.0,
+        grid: bool = False,
+        interpolate: int | None = None,
+        mix: Sequence[int] | None = None,
+        project: str | Path | None = None,
+        steps: int = 1000,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write what the generator of a GAN makes of seeds, the same on every machine.
+
+        Unless one of the sheets below is asked for, an image for each seed, ``seed0000.png``, and
+        all of them in ``grid.png``.
+
+        Args:
+            folder: where to write.
+            seeds: at least 0 each.
+            label: the class of all images, by name or number; None goes through the classes in
+                turn. Of conditional generators only.
+            truncation: from 1, as it was trained, to 0, the mean: the less, the more ordinary.
+            grid: whether to write the grid alone.
+            interpolate: write ``interpolation.png``, a row for each two seeds that follow each
+                other, in so many steps.
+            mix: write ``mixing.png``: images of the first half of the seeds, a row each, with the
+                styles of the second half, a column each, in these layers. Of StyleGAN2 only.
+            project: write ``projection.png``, this image and what comes nearest to it. Likewise.
+            steps: of the search for that.
+            overwrite: whether files may be there already.
+
+        Returns:
+            The files.
+
+        Raises:
+            UserError: the run is no GAN, cannot do this, or a file is there already.
+        """
+        return generation.generate(
+            self,
+            Path(folder),
+            seeds=seeds,
+            label=label,
+            truncation=truncation,
+            grid=grid,
+            interpolate=interpolate,
+            mix=mix,
+            project=None if project is None else Path(project),
+            steps=steps,
+            overwrite=overwrite,
+        )
 
     def test(self) -> dict[str, float]:
         """Test the best state again on the test split; what was measured joins the run.

@@ -31,8 +31,9 @@ SLOPE = 0.2
 class DCGANGenerator(nn.Module):
     """From noise to an image, by transposed convolutions.
 
-    Where it is conditional, a vector of the class that it learns follows the latent, as the label
-    does in conditional GANs (arXiv 1411.1784).
+    Where it is conditional, each batch norm has gains and offsets for every class (arXiv
+    1610.07629), as in the networks of arXiv 1802.05637. All variety within a class still comes from
+    the latent: given beside it, the class would soon be all that the first layer listens to.
 
     Args:
         image_size: height and width of the images, the same: 4 to 7 pixels, doubled at least once.
@@ -40,7 +41,6 @@ class DCGANGenerator(nn.Module):
         latent_dim: Z.
         width: channels of the last block but the image; each block before it has twice as many.
         conditional: whether it is told the class of the image that it makes.
-        embedding_dim: of the vector of a class.
         num_classes: how many there are, where it is conditional.
 
     Raises:
@@ -54,7 +54,6 @@ class DCGANGenerator(nn.Module):
         latent_dim: Count = 100,
         width: Count = 64,
         conditional: bool = False,
-        embedding_dim: Count = 50,
         num_classes: Count | None = None,
     ) -> None:
         super().__init__()
@@ -62,16 +61,12 @@ class DCGANGenerator(nn.Module):
         self.latent_dim, self.channels = latent_dim, in_channels
         self.num_classes = _classes(conditional, num_classes)
         widths = [width * 2**i for i in reversed(range(doublings))]
-        self.embedding: nn.Embedding | None = None
-        if self.num_classes is not None:
-            self.embedding = nn.Embedding(self.num_classes, embedding_dim)
-        seen = latent_dim + (embedding_dim if self.num_classes else 0)
-        convs = [nn.ConvTranspose2d(seen, widths[0], start, bias=False)]
+        convs = [nn.ConvTranspose2d(latent_dim, widths[0], start, bias=False)]
         for wide, narrow in zip(widths, [*widths[1:], in_channels], strict=True):
             convs.append(nn.ConvTranspose2d(wide, narrow, 4, 2, 1, bias=False))
         self.convs = nn.ModuleList(convs)
         # None follows the last one, which makes the image.
-        self.norms = nn.ModuleList(nn.BatchNorm2d(wide) for wide in widths)
+        self.norms = nn.ModuleList(_batch_norm(wide, self.num_classes) for wide in widths)
         initialize(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -81,11 +76,10 @@ class DCGANGenerator(nn.Module):
             latents: ``[B, Z]``, of N(0, I).
             labels: int64 ``[B]``, where it is conditional.
         """
-        if self.embedding is not None:
-            latents = torch.cat([latents, self.embedding(labels)], 1)
+        told = () if self.num_classes is None else (labels,)
         features = latents[:, :, None, None]
         for conv, norm in zip(self.convs, self.norms, strict=False):
-            features = torch.relu(norm(conv(features)))
+            features = torch.relu(norm(conv(features), *told))
         return torch.tanh(self.convs[-1](features))
 
     def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -193,12 +187,38 @@ class DCGANDiscriminator(nn.Module):
         return renamed
 
 
+class ConditionalBatchNorm(nn.Module):
+    """A batch norm with gains and offsets of its own for every class.
+
+    They start as N(1, 0.1) and N(0, 0.1), so that classes differ from the first step on.
+
+    Args:
+        channels: of what it norms.
+        num_classes: K.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.gain = nn.Embedding(num_classes, channels)
+        self.offset = nn.Embedding(num_classes, channels)
+        nn.init.normal_(self.gain.weight, 1, 0.1)
+        nn.init.normal_(self.offset.weight, 0, 0.1)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Norm features ``[B, C, H, W]`` of images of the classes ``labels``, int64 ``[B]``."""
+        normed: Tensor = self.norm(features)
+        gain: Tensor = self.gain(labels)
+        offset: Tensor = self.offset(labels)
+        return normed * gain[:, :, None, None] + offset[:, :, None, None]
+
+
 def initialize(network: nn.Module) -> None:
     """Draw weights as DCGAN does: N(0, 0.02), gains of norms N(1, 0.02), offsets 0."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, 0, 0.02)
-        elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
+        elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm) and layer.affine:
             nn.init.normal_(layer.weight, 1, 0.02)
         else:
             continue
@@ -225,6 +245,12 @@ def _classes(conditional: bool, num_classes: int | None) -> int | None:
     if conditional and num_classes is None:
         raise UserError("a conditional network needs num_classes, which the data say if they do")
     return num_classes if conditional else None
+
+
+def _batch_norm(channels: int, num_classes: int | None) -> nn.Module:
+    if num_classes is None:
+        return nn.BatchNorm2d(channels)
+    return ConditionalBatchNorm(channels, num_classes)
 
 
 def _norm(norm: Literal["batch", "layer", "none"], channels: int) -> nn.Module:
