@@ -1,9 +1,12 @@
 """Recipes reach the figures that they say were measured: minutes to three quarters of an hour."""
 
+from pathlib import Path
+
 import pytest
 
 from lit_imgproc import load_recipe
 from lit_imgproc.recipes import catalog
+from lit_imgproc.recipes.references import from_environment
 
 MEASURED = {
     row["name"]: {
@@ -28,6 +31,10 @@ def test_measured_figures_say_how_far_they_may_be_missed():
 def test_a_measured_recipe_reaches_its_figure(name, store, shared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("LIT_IMGPROC_DATA", str(shared_data))
     monkeypatch.chdir(tmp_path)
-    run = load_recipe(name, f"tracking.uri={store.uri}").train()
+    experiment = load_recipe(name, f"tracking.uri={store.uri}")
+    root = Path(from_environment(experiment.recipe["data"]).get("root", ""))
+    if not root.is_dir():
+        pytest.skip(f"{root.name} is not here: the recipe says how it is made")
+    run = experiment.train()
     for metric, figure in MEASURED[name].items():
         assert run.metrics[metric] == pytest.approx(figure["value"], abs=figure["tolerance"])

@@ -1,4 +1,4 @@
-"""Recipes whose networks are trained in turn: steps, resume, ranks, divergence, through the toys."""
+"""Recipes whose networks take turns: steps, resume, ranks, divergence, through the toys."""
 
 import re
 from pathlib import Path
