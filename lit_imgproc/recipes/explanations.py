@@ -91,7 +91,7 @@ def class_number(class_names: Sequence[str], target: str | int) -> int:
         return int(target)
     near = get_close_matches(str(target), class_names, n=3, cutoff=0.4) or class_names[:10]
     raise UserError(
-        f"there is no class {target!r} to explain: the run has {len(class_names)} classes, such as "
+        f"there is no class {target!r}: the run has {len(class_names)} classes, such as "
         f"{', '.join(near)}"
     )
 
