@@ -108,7 +108,7 @@ def test_a_class_by_its_name_or_number(target, number):
 def test_a_class_that_is_none():
     with pytest.raises(UserError, match=r"no class .rood.: .* 2 classes, such as ro"):
         class_number(NAMES, "rood")
-    with pytest.raises(UserError, match="no class 2 "):
+    with pytest.raises(UserError, match="no class 2:"):
         class_number(NAMES, 2)
 
 
