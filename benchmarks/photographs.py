@@ -1,8 +1,8 @@
 """Lay out a small folder of photographs and pictures of styles, from packages that are at hand.
 
 Photographs of high resolution lie in Debian's `mate-backgrounds` and `plasma-workspace-wallpapers`
-(GPL-2+, each by the author that the package's copyright file names), and a few in scikit-image
-(public domain or CC0, as its documentation of `skimage.data` has it) and scikit-learn (CC BY 2.0).
+(GPL-2+, each by the author that the package's copyright file names), and a few in scikit-learn
+(CC BY 2.0) and in scikit-image, whose documentation of `skimage.data` says where each is from.
 Paintings and textures of the same packages are the styles. Neither package has to be installed:
 
     apt-get download mate-backgrounds plasma-workspace-wallpapers
