@@ -37,11 +37,11 @@ class EMA(WeightAveraging):
         self._steps = step_idx or 0
         return step_idx is not None
 
-    def _average(self, averages: list[Tensor], weights: list[Tensor], _: Tensor | int) -> None:
+    def _average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
         # By the trainer's count: the average's own lies on the device, which would be waited for.
         early = (1 + self._steps) / (10 + self._steps)
         decay = min(self.decay, early) if self.warmup else self.decay
-        get_ema_multi_avg_fn(decay)(averages, weights, _)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(decay)(averages, weights, count)  # type: ignore[no-untyped-call]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the module. The base would first call ``configure_model``, which is for shards."""

@@ -1,4 +1,4 @@
-"""What is exported of a network that makes an image of an image."""
+"""Images as networks make them and as they are shown, and what is exported of such a network."""
 
 from typing import cast
 
@@ -25,5 +25,9 @@ class ImageToImage(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        made: Tensor = self.network(self.normalization(images))
-        return (made.float() + 1).div(2).clamp(0, 1)
+        return shown(self.network(self.normalization(images)))
+
+
+def shown(made: Tensor) -> Tensor:
+    """Images float32 in [0, 1], of what a network made in [-1, 1]."""
+    return (made.float() + 1).div(2).clamp(0, 1)

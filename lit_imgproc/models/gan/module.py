@@ -13,6 +13,7 @@ from lit_imgproc import optim, pictures
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.alternating import AlternatingModule
 from lit_imgproc.models.base import Batch, Normalization
+from lit_imgproc.models.exported import shown
 from lit_imgproc.models.feature_networks import FeatureName
 from lit_imgproc.models.gan.latents import latents_of, slerp
 from lit_imgproc.models.gan.objectives import (
@@ -215,7 +216,7 @@ class GAN(AlternatingModule):
         self._made += len(real)
         fake = self.fakes(latents_of(seeds, self.latent_dim).to(self.device), labels)
         self.image_sets.update(real, real=True)
-        self.image_sets.update(_unit(fake), real=False)
+        self.image_sets.update(shown(fake), real=False)
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -255,7 +256,7 @@ class GAN(AlternatingModule):
         latents = truncation * latents_of(seeds, self.latent_dim)
         asked = self.asked(seeds, labels)
         with torch.inference_mode():
-            return _unit(self.fakes(latents.to(self.device), asked))
+            return shown(self.fakes(latents.to(self.device), asked))
 
     def interpolate(
         self,
@@ -286,7 +287,7 @@ class GAN(AlternatingModule):
         if asked is not None:
             asked = torch.cat([asked[:-1].repeat_interleave(steps), asked[-1:]])
         with torch.inference_mode():
-            return _unit(self.fakes(torch.stack([*between, corners[-1]]).to(self.device), asked))
+            return shown(self.fakes(torch.stack([*between, corners[-1]]).to(self.device), asked))
 
     def asked(self, seeds: Sequence[int], labels: Sequence[int] | None) -> Tensor | None:
         """The labels int64 ``[N]`` of images to make, as :meth:`generate` takes them."""
@@ -349,8 +350,3 @@ def _counted(classes: Any) -> str:
 
 def _has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
-
-
-def _unit(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as ones in [0, 1]."""
-    return ((images + 1) / 2).clamp(0, 1)

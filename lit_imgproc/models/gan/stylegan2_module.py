@@ -12,6 +12,7 @@ from typing_extensions import override
 from lit_imgproc import optim
 from lit_imgproc.errors import UserError
 from lit_imgproc.models.base import Batch
+from lit_imgproc.models.exported import shown
 from lit_imgproc.models.feature_networks import FeatureName
 from lit_imgproc.models.gan.augment import AdaptiveAugmentation, AugmentationGroup
 from lit_imgproc.models.gan.latents import latents_of
@@ -243,8 +244,7 @@ class StyleGAN2(GAN):
 
     def render(self, styles: Tensor) -> Tensor:
         """Images ``[N, C, H, W]`` in [0, 1] of styles ``[N, layers, F]``, with constant noise."""
-        images: Tensor = self.network.synthesis(styles, noise="constant")
-        return ((images + 1) / 2).clamp(0, 1)
+        return shown(self.network.synthesis(styles, noise="constant"))
 
     def interpolate(
         self,

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lit_imgproc import optim, pictures
 from lit_imgproc.models.base import Batch
+from lit_imgproc.models.exported import shown
 from lit_imgproc.models.feature_networks import FeatureName
 from lit_imgproc.models.translation.batch import TranslationBatch
 from lit_imgproc.models.translation.losses import GanMode, discriminator_loss, generator_loss
@@ -22,7 +23,6 @@ from lit_imgproc.models.translation.translator import (
     Weight,
     difference,
     row_of_tiles,
-    shown,
 )
 from lit_imgproc.models.translation.weights import load_translator
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 from lit_imgproc import pictures
 from lit_imgproc.models.alternating import AlternatingModule
 from lit_imgproc.models.base import Batch, Normalization
-from lit_imgproc.models.exported import ImageToImage
+from lit_imgproc.models.exported import ImageToImage, shown
 from lit_imgproc.models.feature_networks import FeatureName
 from lit_imgproc.models.image_sets import ImageSetMetrics
 from lit_imgproc.models.translation.batch import TranslationBatch
@@ -98,11 +98,6 @@ class Translator(AlternatingModule):
     def export_network(self) -> nn.Module:
         """From images ``[B, C, H, W]`` in [0, 1] to translations ``[B, K, H, W]`` in [0, 1]."""
         return ImageToImage(self.normalization, self.translating).eval()
-
-
-def shown(made: Tensor) -> Tensor:
-    """Images float32 in [0, 1], of what a network made in [-1, 1]."""
-    return (made.float() + 1).div(2).clamp(0, 1)
 
 
 def difference(one: Tensor, other: Tensor) -> Tensor:
